@@ -1,0 +1,55 @@
+# `make demo` and `make test` are all that a newcomer needs: each sets up .venv first where it is not there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lab notebooks check lint slow peers newest
+
+demo: $(VENV)/ready
+	$(BIN)/python -m lora_jax demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+lab: $(VENV)/ready
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+notebooks: $(VENV)/ready
+	$(BIN)/python tools/run_notebooks.py
+
+check: lint test slow notebooks peers newest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
+
+# The live comparisons with transformers and peft, in an environment that has them too.
+peers: .venv-peers/ready
+	.venv-peers/bin/python -m pytest tests/test_parity_transformers.py tests/test_peft.py tests/test_huggingface.py tests/test_smollm2.py
+
+# The unit tests on the newest Python and JAX, where a newer Python is present.
+NEWEST := $(shell for v in 3.14 3.13 3.12; do python$$v -c "" 2>/dev/null && echo python$$v && break; done)
+newest:
+ifeq ($(NEWEST),)
+	@echo "no Python newer than 3.11 here: the unit tests ran on $(PYTHON) alone"
+else
+	$(MAKE) test PYTHON=$(NEWEST) VENV=.venv-newest
+endif
+
+$(VENV)/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "lora_jax needs Python 3.11 or newer: make PYTHON=python3.12 ..." && exit 1)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+.venv-peers/ready: requirements.txt requirements-peers.txt pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@

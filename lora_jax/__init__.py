@@ -1,0 +1,48 @@
+"""LoRA and its family from scratch in JAX: a transformer that writes `x @ w`, and adapters as a pytree beside it.
+
+The public face; a thing has one home, and only this file hands names on. Importing it does no work.
+"""
+
+from lora_jax.adapters import METHODS, lora
+from lora_jax.adapters.base import Adapted, Adapter, attach, count, merge, num_bytes
+from lora_jax.errors import InputError
+from lora_jax.files.peft import load_adapter, save_adapter
+from lora_jax.generation import generate
+from lora_jax.loop import NonFiniteLoss, State, fit
+from lora_jax.models import load_model, load_tokenizer
+from lora_jax.training import evaluate, make_step
+from lora_jax.transformer import Cache, Config, RopeScaling, forward, init, init_cache, loss, untie
+from lora_jax.weights import Biased, Weight
+
+__version__ = "0.1.0"
+__all__ = [
+    "METHODS",
+    "Adapted",
+    "Adapter",
+    "Biased",
+    "Cache",
+    "Config",
+    "InputError",
+    "NonFiniteLoss",
+    "RopeScaling",
+    "State",
+    "Weight",
+    "attach",
+    "count",
+    "evaluate",
+    "fit",
+    "forward",
+    "generate",
+    "init",
+    "init_cache",
+    "load_adapter",
+    "load_model",
+    "load_tokenizer",
+    "lora",
+    "loss",
+    "make_step",
+    "merge",
+    "num_bytes",
+    "save_adapter",
+    "untie",
+]

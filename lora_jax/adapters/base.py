@@ -1,0 +1,212 @@
+"""The contract of an adaptation method, and everything that is the same for all of them.
+
+A method is one file with one `Adapter` (a pytree dataclass: its data at one weight) and one `init`, and one row in the
+registry of `adapters/__init__.py`. Its laws, each tested over every row:
+
+1. At the start the adapted model equals the base.
+2. The merged model equals the attached one.
+3. Gradients reach everything in `adapters`, and nothing else exists to receive one; the base never changes.
+4. `x @ adapted` has the dtype of `x`; values (alpha, dropout rate, ...) are data, so that others do not compile again.
+5. Every leaf of a stacked adapter leads with L; `neutral` makes the adapter that changes nothing.
+
+Two twin trees hold the adapters. `adapters` holds what trains and has None where its twin, `constants`, holds what is
+data but does not train; both mirror the targeted parts of `params`. R is the rank, L the layers, N adapters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lora_jax.errors import InputError
+from lora_jax.weights import Weight, dense, is_weight, pytree
+
+Tree = Any  # nested dicts that mirror `params`
+
+
+class Adapter:
+    """One method's data at one weight `w`, which is an array or another `Weight`."""
+
+    def matmul(self, x: Float[Array, "... in"], w: Any) -> Float[Array, "... out"]:
+        """`x @ (w, adapted)`, in the dtype of `x`, with the bias of `w` where it has one."""
+        raise TypeError(f"{type(self).__name__} has no forward rule")
+
+    def rows(self, ids: Int[Array, "..."], w: Any) -> Float[Array, "... out"]:
+        """Rows of the adapted matrix, for an embedding."""
+        return self.merge(w)[ids]
+
+    def merge(self, w: Any) -> Any:
+        """The adapted weight as a plain array (or `Biased` plain array) in the dtype of `w`."""
+        raise TypeError(f"{type(self).__name__} cannot be merged")
+
+    def neutral(self, w: Any) -> Any:
+        """The like of this adapter, stacked over all layers of the stacked `w`, that leaves `w` as it is."""
+        raise TypeError(f"{type(self).__name__} cannot stand on some layers only")
+
+    def randomize(self, key: PRNGKeyArray) -> Any:
+        """This adapter with the randomness of one training step in it (dropout); itself where it has none."""
+        return self
+
+    @property
+    def T(self) -> Any:
+        """The adapter of the transposed weight, for a tied head."""
+        raise TypeError(f"{type(self).__name__} cannot be transposed: it cannot stand on a tied embedding")
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise InputError where this adapter cannot stand on a weight of (..., in, out) `shape`."""
+
+
+@pytree
+class Adapted(Weight):
+    """A frozen weight with an adapter on it. Nests: `Adapted(Adapted(w, one), other)`."""
+
+    w: Any
+    adapter: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.w.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.w.dtype
+
+    def __rmatmul__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        return self.adapter.matmul(jnp.asarray(x), self.w)
+
+    def __getitem__(self, ids: Int[Array, "..."]) -> Float[Array, "... out"]:
+        return self.adapter.rows(ids, self.w)
+
+    @property
+    def T(self) -> Adapted:
+        return Adapted(self.w.T, self.adapter.T)
+
+    def merged(self) -> Any:
+        return self.adapter.merge(self.w.merged() if isinstance(self.w, Adapted) else self.w)
+
+    def dense(self, dtype: Any = None) -> Float[Array, "... in out"]:
+        return dense(self.merged(), dtype)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class ByLayer:
+    """Adapters that differ from layer to layer: `parts[i]` is stacked over the layers `layers[i]`, unpadded."""
+
+    parts: tuple[Any, ...]
+    layers: tuple[tuple[int, ...], ...]  # static
+
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], Any]:
+        # The key says the layers, so that a checkpoint of other layers' adapters is seen not to fit.
+        keys = (jax.tree_util.DictKey("layers_" + "_".join(map(str, at))) for at in self.layers)
+        return tuple(zip(keys, self.parts, strict=True)), self.layers
+
+    @classmethod
+    def tree_unflatten(cls, layers: Any, parts: Any) -> ByLayer:
+        return cls(tuple(parts), layers)
+
+    def spread(self, w: Any) -> list[Any]:
+        """Each part scattered over all layers of `w`, onto the method's neutral value."""
+
+        def scatter(part: Any, layers: tuple[int, ...]) -> Any:
+            at = jnp.asarray(layers)
+            return jax.tree.map(lambda whole, leaf: whole.at[at].set(leaf), part.neutral(w), part)
+
+        return [scatter(*pair) for pair in zip(self.parts, self.layers, strict=True)]
+
+
+def is_adapter(node: Any) -> bool:
+    return isinstance(node, Adapter | ByLayer)
+
+
+def combine(adapters: Tree, constants: Tree) -> Tree:
+    """The twins as one tree of whole adapters."""
+    try:
+        return jax.tree.map(lambda a, c: c if a is None else a, adapters, constants, is_leaf=lambda x: x is None)
+    except ValueError as error:
+        raise InputError(f"adapters and constants are not twins: {error}") from error
+
+
+def partition(tree: Tree, trains: Callable[[str], bool]) -> tuple[Tree, Tree]:
+    """Whole adapters as twins: `(adapters, constants)`, by whether the field's name `trains`."""
+
+    def keep(adapter: Any, kept: Callable[[str], bool]) -> Any:
+        fields = (field.name for field in dataclasses.fields(adapter))
+        return dataclasses.replace(adapter, **{name: None for name in fields if not kept(name)})
+
+    def side(kept: Callable[[str], bool]) -> Tree:
+        return jax.tree.map(lambda a: keep(a, kept), tree, is_leaf=lambda x: isinstance(x, Adapter))
+
+    return side(trains), side(lambda name: not trains(name))
+
+
+def attach(params: Tree, adapters: Tree, constants: Tree, key: PRNGKeyArray | None = None) -> Tree:
+    """`params` with each targeted weight wrapped in `Adapted`: nothing is computed or copied.
+
+    `params` itself is left as it is, and may carry adapters already. A `key` turns on what is random in training
+    (dropout); without one there is none. Raises InputError where the adapters belong to another base.
+    """
+
+    def place(params: Any, node: Any, path: str) -> Any:
+        if is_adapter(node):
+            return _adapt(params, node, path, key)
+        if isinstance(node, Mapping):
+            for name in node:
+                if name not in params:
+                    raise InputError(f"the adapters have {_join(path, name)}, which this base lacks: another base?")
+            return {**params, **{name: place(params[name], child, _join(path, name)) for name, child in node.items()}}
+        runs = len(params) if isinstance(params, tuple) else 1
+        if len(node) != runs:
+            raise InputError(f"the adapters have {len(node)} runs of layers and this base has {runs}: another base?")
+        return tuple(place(*pair, path=f"{path}.{i}") for i, pair in enumerate(zip(params, node, strict=True)))
+
+    return place(params, combine(adapters, constants), "")
+
+
+def _adapt(w: Any, node: Any, path: str, key: PRNGKeyArray | None) -> Any:
+    stacked = len(w.shape) == 3
+    for i, adapter in enumerate(node.parts if isinstance(node, ByLayer) else (node,)):
+        layers = node.layers[i] if isinstance(node, ByLayer) else range(w.shape[0])
+        if stacked and (
+            max(layers) >= w.shape[0] or any(x.shape[:1] != (len(layers),) for x in jax.tree.leaves(adapter))
+        ):
+            raise InputError(f"{path}: the adapter's layers do not match the base's {w.shape[0]} layers: another base?")
+        adapter.check(path, w.shape)
+    for i, adapter in enumerate(node.spread(w) if isinstance(node, ByLayer) else [node]):
+        if key is not None:
+            adapter = adapter.randomize(jax.random.fold_in(key, zlib.crc32(f"{path}/{i}".encode())))
+        w = Adapted(w, adapter)
+    return w
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+@jax.jit
+def _merge(adapted: list[Adapted]) -> list[Any]:
+    return [jax.lax.map(Adapted.merged, w) if len(w.shape) == 3 else w.merged() for w in adapted]  # a layer at a time
+
+
+def merge(params: Tree, adapters: Tree, constants: Tree) -> Tree:
+    """`params` with the adapters folded in: plain arrays, no latency left. Untouched weights are shared, not copied."""
+    attached = attach(params, adapters, constants)
+    weights, structure = jax.tree.flatten(attached, is_leaf=is_weight)
+    merged = iter(_merge([w for w in weights if isinstance(w, Adapted)]))
+    return jax.tree.unflatten(structure, [next(merged) if isinstance(w, Adapted) else w for w in weights])
+
+
+def count(tree: Tree) -> int:
+    """How many numbers a tree holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def num_bytes(tree: Tree) -> int:
+    """How many bytes a tree holds (arrays or shapes)."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,125 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): `x @ W + s * (x @ A) @ B`, with W frozen and A, B of low rank.
+
+Letters: R rank, D the model's width; A is (in, R), B is (R, out), and s, the scaling, is alpha / R.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lora_jax.adapters import placement
+from lora_jax.adapters.base import Adapter, Tree, partition
+from lora_jax.errors import InputError
+from lora_jax.weights import Biased, dense, matmul_f32, pytree, split_bias
+
+
+@pytree
+class LoRA(Adapter):
+    """The factors of one weight's change, `s * A @ B`; every field leads with L where the weight does."""
+
+    a: Any  # (..., in, R)
+    b: Any  # (..., R, out)
+    scaling: Any  # (...,)
+    dropout: Any = None  # (...,) the share of inputs dropped; None where there is no dropout
+    key: Any = None  # (...,) this step's randomness, put there by `randomize`
+
+    def matmul(self, x: Float[Array, "... in"], w: Any) -> Float[Array, "... out"]:
+        xa = jnp.matmul(self._drop(x), self.a.astype(x.dtype), preferred_element_type=jnp.float32)  # (..., R)
+        xab = jnp.matmul(xa.astype(x.dtype), self.b.astype(x.dtype), preferred_element_type=jnp.float32)  # (..., out)
+        return matmul_f32(x, w, self.scaling * xab)
+
+    def rows(self, ids: Int[Array, "..."], w: Any) -> Float[Array, "... out"]:
+        rows = w[ids]  # (..., D)
+        return (rows + self.scaling * (self.a[ids] @ self.b)).astype(rows.dtype)
+
+    def merge(self, w: Any) -> Any:
+        matrix, bias = split_bias(w)
+        scaling = self.scaling[..., None, None]
+        merged = (dense(matrix, jnp.float32) + scaling * (self.a @ self.b)).astype(w.dtype)  # (..., in, out)
+        return merged if bias is None else Biased(merged, bias)
+
+    def neutral(self, w: Any) -> LoRA:
+        return jax.tree.map(lambda leaf: jnp.zeros((w.shape[0], *leaf.shape[1:]), leaf.dtype), self)
+
+    def randomize(self, key: PRNGKeyArray) -> LoRA:
+        if self.dropout is None:
+            return self
+        shape = self.dropout.shape
+        return dataclasses.replace(self, key=jax.random.split(key, shape) if shape else key)
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        if (found := (self.a.shape[-2], self.b.shape[-1])) != shape[-2:]:
+            raise InputError(
+                f"{name}: the adapter is for a {found} matrix and the base's is {shape[-2:]}: another base?"
+            )
+
+    @property
+    def T(self) -> LoRA:
+        return dataclasses.replace(self, a=self.b.mT, b=self.a.mT)
+
+    def _drop(self, x: Array) -> Array:
+        if self.key is None:
+            return x
+        keep = jax.random.bernoulli(self.key, 1 - self.dropout, x.shape)
+        return jnp.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
+
+
+def scaling(alpha: float, rank: int, rank_stabilized: bool = False) -> float:
+    """alpha / R, or alpha / sqrt(R), which keeps gradients alike at high rank (rsLoRA, arXiv 2312.03732)."""
+    return alpha / (math.sqrt(rank) if rank_stabilized else rank)
+
+
+def lookup(pattern: Mapping[str, Any], name: str, default: Any) -> Any:
+    """The value of the first key that matches the name, as PEFT reads `rank_pattern`: its last parts, or a regex."""
+    return next((value for key, value in pattern.items() if re.fullmatch(rf"(.*\.)?({key})", name)), default)
+
+
+def init(
+    key: PRNGKeyArray,
+    params: Tree,
+    *,
+    rank: int = 8,
+    alpha: float | None = None,
+    targets: str | Sequence[str] = "all-linear",
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
+    rank_stabilized: bool = False,
+    dropout: float = 0.0,
+    freeze_a: bool = False,
+    dtype: Any = jnp.float32,
+) -> tuple[Tree, Tree]:
+    """Fresh `(adapters, constants)` for the weights that `targets` picks (see `placement.select`).
+
+    A is uniform within 1 / sqrt(in), as PEFT's; B is zero, so that the start is the base. `alpha` is twice the rank
+    where none is given. The patterns give some weights a rank or alpha of their own: {"q_proj": 4} or
+    {r"layers\\.[01]\\.mlp\\..*": 32}. `freeze_a` trains B alone (LoRA-FA, arXiv 2308.03303). Raises InputError for a
+    rank that is not 1 to min(in, out), a dropout that is not 0 to below 1, and a target that matches nothing.
+    """
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout must be at least 0 and below 1, not {dropout}")
+    weights, named = placement.matrices(params), {}
+    for name, site_key in zip(
+        names := placement.select(params, targets), jax.random.split(key, len(names)), strict=True
+    ):
+        d_in, d_out = weights[name]().shape
+        r = lookup(rank_pattern or {}, name, rank)
+        if not 1 <= r <= min(d_in, d_out):
+            raise InputError(f"{name}: rank must be 1 to {min(d_in, d_out)} for a {d_in} x {d_out} matrix, not {r}")
+        s = scaling(lookup(alpha_pattern or {}, name, 2 * r if alpha is None else alpha), r, rank_stabilized)
+        bound = 1 / math.sqrt(d_in)
+        named[name] = LoRA(
+            a=jax.random.uniform(site_key, (d_in, r), dtype, -bound, bound),
+            b=jnp.zeros((r, d_out), dtype),
+            scaling=jnp.asarray(s, jnp.float32),
+            dropout=jnp.asarray(dropout, jnp.float32) if dropout else None,
+        )
+    trains = {"b"} if freeze_a else {"a", "b"}
+    return partition(placement.stack(params, named), lambda field: field in trains)

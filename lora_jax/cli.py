@@ -1,0 +1,127 @@
+"""The command line: `python -m lora_jax demo | train | generate | merge`.
+
+Each command says in plain English what it does; `--json` prints what it found for a program. A user's mistake is one
+sentence on standard error and exit status 2; nothing half-written is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_jax.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, or 2 for a user's mistake."""
+    arguments = vars(_parser().parse_args(argv))
+    name = arguments.pop("command")
+    as_json = arguments.pop("json", False)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    try:
+        from lora_jax import commands  # here, so that --help does not wait for JAX
+
+        found = getattr(commands, name)(say=say, **arguments)
+    except InputError as error:
+        print(f"lora_jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lora_jax: stopped; the last checkpoint, if there is one, is whole", file=sys.stderr)
+        return 130
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lora_jax",
+        description="Fine-tune a language model with LoRA, in pure JAX, on a laptop or a GPU.",
+        epilog="Start with `demo`: a model that writes stories learns to write verse, in minutes on two cores.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=f"example: python -m lora_jax {name} {example}",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )  # fmt: skip
+        sub.set_defaults(command=name)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON, and all else on standard error")
+        return sub
+
+    def model(sub: argparse.ArgumentParser) -> None:
+        text = "smollm2-135m (fetched once), a .gguf file, a Hugging Face model directory, or a hub id"
+        sub.add_argument("--model", default="smollm2-135m", help=text)
+
+    sub = add("demo", "tune SmolLM2-135M from stories to verse; print what it writes before and after", "--steps 80")
+    sub.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="folder for the adapter, the picture and the figures"
+    )
+    sub.add_argument("--steps", type=_positive, default=80, help="steps of 4 x 128 tokens")
+    sub.add_argument("--seed", type=int, default=0, help="another seed is another run")
+
+    sub = add("train", "fine-tune a model on your own text", "--data mine.jsonl --method lora --out runs/mine")
+    model(sub)
+    data = "a text file, a .jsonl file (text; prompt and completion; messages), a folder of these, or: poems"
+    sub.add_argument("--data", required=True, help=data)
+    sub.add_argument(
+        "--out", type=Path, required=True, help="folder for the result; a run that was stopped goes on there"
+    )
+    sub.add_argument("--method", default="lora", help="full, or an adapter method: lora")
+    sub.add_argument("--rank", type=int, help="rank of the adapters (8 where not given)")
+    sub.add_argument(
+        "--alpha", type=float, help="scale of the adapters, divided by the rank (twice the rank where not given)"
+    )
+    sub.add_argument("--targets", help="all-linear, attention, mlp, names with commas between, or a regular expression")
+    sub.add_argument("--dropout", type=float, help="share of the adapters' inputs dropped in training")
+    sub.add_argument("--steps", type=_positive, default=100, help="training steps")
+    sub.add_argument("--batch-size", type=_positive, default=4, help="sequences in a batch")
+    sub.add_argument("--length", type=_positive, default=128, help="tokens in a sequence")
+    sub.add_argument(
+        "--accumulate", type=_positive, default=1, help="parts that a batch goes through in, to save memory"
+    )
+    sub.add_argument("--lr", type=float, help="learning rate (1e-3 for adapters, 1e-4 for full, where not given)")
+    sub.add_argument("--warmup", type=int, default=0, help="steps of linear warm-up")
+    sub.add_argument("--decay", action="store_true", help="let the learning rate fall on a cosine to a tenth")
+    sub.add_argument("--clip-norm", type=float, default=1.0, help="bound on the gradient's norm")
+    sub.add_argument("--held-out", type=float, default=0.1, help="share of the data kept for evaluation")
+    sub.add_argument("--evaluate-every", type=_positive, help="steps between evaluations (else first and last only)")
+    sub.add_argument("--checkpoint-every", type=_positive, default=50, help="steps between checkpoints")
+    sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the base model")
+    sub.add_argument("--seed", type=int, default=0, help="of the adapters, the batches and the dropout")
+
+    sub = add("generate", "write on from a prompt", '"Once upon a time" --adapter runs/demo/adapter')
+    model(sub)
+    sub.add_argument("prompt", nargs="+", help="one or more texts to continue")
+    sub.add_argument("--adapter", type=Path, help="folder of an adapter in PEFT's format")
+    sub.add_argument("--chat", action="store_true", help="put the prompt to the model as a user's message")
+    sub.add_argument("--new-tokens", type=_positive, default=100, help="tokens to write at most")
+    sub.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token each time")
+    sub.add_argument("--top-k", type=_positive, default=50, help="draw from the k likeliest tokens")
+    sub.add_argument("--top-p", type=float, help="draw from the likeliest tokens that sum to this probability")
+    sub.add_argument("--seed", type=int, default=0, help="the same seed writes the same text")
+
+    sub = add("merge", "fold an adapter into its model: a model directory of its own, with no latency added",
+              "--adapter runs/demo/adapter --out runs/poet")  # fmt: skip
+    model(sub)
+    sub.add_argument("--adapter", type=Path, required=True, help="folder of an adapter in PEFT's format")
+    sub.add_argument("--out", type=Path, required=True, help="folder for the merged model")
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return value

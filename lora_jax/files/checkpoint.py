@@ -1,0 +1,52 @@
+"""Checkpoints: a tree of arrays in one safetensors file, written atomically, refused where it does not fit.
+
+A leaf's name in the file is its path in the tree; what else is known of the run is JSON in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lora_jax.errors import InputError
+from lora_jax.files import tensors
+
+Tree = Any
+
+
+def save(path: str | Path, tree: Tree, about: Mapping[str, Any]) -> None:
+    """Write the arrays of `tree`, and `about` as JSON, to one file. Raises InputError where the disk refuses."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    tensors.write(path, {_name(at): leaf for at, leaf in leaves}, {"about": json.dumps(about)})
+
+
+def load(path: str | Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
+    """The tree in a file, with the structure, shapes and dtypes of `like` (arrays or shapes), and its `about`.
+
+    Raises InputError naming the leaf, what was found and what was expected, where the file is another tree's.
+    """
+    found, metadata = tensors.read(path)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    wanted = {_name(at): leaf for at, leaf in leaves}
+    odd = sorted(set(found) ^ set(wanted))
+    if "about" not in metadata:
+        raise InputError(f"{path} is a safetensors file, but not a checkpoint of this package")
+    if odd:
+        where = f"{odd[0]} is only {'there' if odd[0] in found else 'here'}"
+        raise InputError(f"{path} is a checkpoint of another configuration: {where}")
+    for name, leaf in wanted.items():
+        there, here = (f"{x.dtype}{list(x.shape)}" for x in (found[name], leaf))
+        if there != here:
+            raise InputError(
+                f"{path} is a checkpoint of another configuration: {name} is {there} there and {here} here"
+            )
+    return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in wanted]), json.loads(metadata["about"])
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,0 +1,130 @@
+"""Model directories as Hugging Face writes them: `config.json`, `model.safetensors` (or shards) and the tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lora_jax.errors import InputError
+from lora_jax.files import atomic
+from lora_jax.files.assemble import Tensors, assemble, check_config, disassemble
+from lora_jax.files.huggingface_config import read_config, write_config
+from lora_jax.files.tensors import write
+from lora_jax.tokenizer import Tokenizer
+from lora_jax.transformer import Config, Params
+
+__all__ = ["load", "load_tokenizer", "read_config", "save", "write_config"]
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATING = ("F32", "F16", "BF16")
+HUB_FILES = ["config.json", "*.safetensors", INDEX, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+
+
+def load(name_or_folder: str | Path, dtype: Any = jnp.float32) -> tuple[Config, Params]:
+    """`(config, params)` of a model directory or a hub id, of type llama, mistral or qwen2, its weights in `dtype`.
+
+    Raises InputError in one sentence where a file is missing, damaged or malformed, where the model has an option that
+    the transformer lacks, or where the tensors are not exactly the model's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = _folder(name_or_folder)
+    config = read_config(folder / "config.json")
+    check_config(config, str(folder / "config.json"))
+    with ExitStack() as stack:
+        shards: dict[str, Any] = {}  # tensor -> the open file that holds it
+        for path in _weight_files(folder):
+            try:
+                shard = stack.enter_context(safe_open(path, framework="np"))
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{path} is not a readable safetensors file ({error}).") from error
+            shards |= dict.fromkeys(shard.keys(), shard)
+        # Old checkpoints carry a table that follows from the configuration.
+        shards = {name: shard for name, shard in shards.items() if not name.endswith("rotary_emb.inv_freq")}
+        if config.tie_word_embeddings and "lm_head.weight" in shards:
+            _check_tied(shards, folder)
+        tensors = Tensors(
+            where=str(folder),
+            shapes={name: tuple(shard.get_slice(name).get_shape()) for name, shard in shards.items()},
+            read=lambda name: _read(shards[name], name, folder),
+        )
+        return config, assemble(config, tensors, dtype)
+
+
+def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
+    """The tokenizer of a model directory or a hub id. Raises InputError where there is no `tokenizer.json`."""
+    return Tokenizer.load(_folder(name_or_folder))
+
+
+def save(folder: str | Path, config: Config, params: Params, tokenizer: Tokenizer | None = None) -> None:
+    """Write a model directory that `transformers` opens, atomically, in the dtype that the weights have.
+
+    A separate `lm_head` decides whether the head is tied, not the configuration. Raises InputError where a weight is
+    not a plain array, the disk refuses, or the folder holds other files.
+    """
+    config = dataclasses.replace(config, tie_word_embeddings="lm_head" not in params)
+    tensors = disassemble(config, params)
+    written = write_config(config) | {"torch_dtype": tensors["model.embed_tokens.weight"].dtype.name}
+    ids = {} if tokenizer is None else {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    written |= {f"{name}_token_id": ids.get(name) for name in ("bos", "eos", "pad")}
+    with atomic.writing_folder(folder) as place:
+        (place / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write(place / WEIGHTS, tensors, {"format": "pt"})
+        for name, text in (tokenizer.files() if tokenizer is not None else {}).items():
+            (place / name).write_text(text, encoding="utf-8")
+
+
+def _folder(name_or_folder: str | Path) -> Path:
+    """The directory itself, or that of a hub id after a download (or from the hub's cache)."""
+    if Path(name_or_folder).is_dir():
+        return Path(name_or_folder)
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub's library has many, for one outcome
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{name_or_folder} is not a folder here, and fetching it from the Hugging Face hub did not work "
+            f"({reason}): give a folder with config.json and {WEIGHTS}, or a hub id and a network."
+        ) from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The one file of weights, or the shards that the index names, each checked to be there."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / INDEX
+    if not index.is_file():
+        raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: give a model directory with safetensors.")
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is not a readable index of shards ({error!r}).") from error
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(f"{index} names the shard {name}, which is not in {folder}.")
+    return [folder / name for name in names]
+
+
+def _read(shard: Any, name: str, folder: Path) -> np.ndarray:
+    if (kind := shard.get_slice(name).get_dtype()) not in FLOATING:
+        raise InputError(f"{folder}: {name} is stored as {kind}; supported are {', '.join(FLOATING)}.")
+    return shard.get_tensor(name)
+
+
+def _check_tied(shards: dict[str, Any], folder: Path) -> None:
+    """Drop a head that repeats the embedding, as some tied checkpoints carry; refuse one that differs."""
+    head = shards.pop("lm_head.weight").get_tensor("lm_head.weight")
+    embedding = shards.get("model.embed_tokens.weight")
+    if embedding is None or not np.array_equal(head, embedding.get_tensor("model.embed_tokens.weight")):
+        raise InputError(
+            f"{folder}: config.json ties the head to the embedding, but lm_head.weight differs from "
+            "model.embed_tokens.weight: set tie_word_embeddings to false."
+        )

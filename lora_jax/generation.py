@@ -1,0 +1,119 @@
+"""Sampling: read the prompts at once (prefill), then a token at a time with the cache (decode), compiled once.
+
+Letters: B prompts in the batch, T tokens in the padded prompt, N new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lora_jax.errors import InputError
+from lora_jax.transformer import Config, Params, forward, init_cache
+
+PROMPT_BUCKET = 32  # prompts are padded to a multiple of this, so that most lengths share one compiled program
+
+
+def choose(
+    key: PRNGKeyArray, logits: Float[Array, "B V"], temperature: Any, top_k: int | None, top_p: Any
+) -> Int[Array, "B"]:
+    """One token a row: the likeliest at temperature 0, else drawn from softmax(logits / temperature).
+
+    `top_k` keeps the k likeliest; `top_p` then keeps the fewest whose probabilities sum to at least p (nucleus
+    sampling, arXiv 1904.09751).
+    """
+    values, ids = jax.lax.top_k(logits.astype(jnp.float32), top_k or logits.shape[-1])  # (B, k), likeliest first
+    scaled = values / jnp.maximum(temperature, 1e-6)  # (B, k)
+    if top_p is not None:
+        probabilities = jax.nn.softmax(scaled, axis=-1)  # (B, k)
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities  # (B, k)
+        scaled = jnp.where(before < top_p, scaled, -jnp.inf)
+    drawn = jnp.where(temperature > 0, jax.random.categorical(key, scaled, axis=-1), 0)  # (B,)
+    return jnp.take_along_axis(ids, drawn[:, None], axis=1)[:, 0].astype(jnp.int32)
+
+
+@partial(jax.jit, static_argnames=("config", "new_tokens", "top_k"))
+def sample(
+    config: Config,
+    params: Params,
+    prompts: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    key: PRNGKeyArray,
+    *,
+    new_tokens: int,
+    temperature: Any = 1.0,
+    top_k: int | None = None,
+    top_p: Any = None,
+    end_id: Any = -1,
+) -> Int[Array, "B N"]:
+    """`new_tokens` tokens for each prompt; after a row's `end_id` the row holds only `end_id`.
+
+    Prompts are padded on the left: `segments` is 0 on padding and 1 on the prompt. It stops early once all rows ended.
+    """
+    B, T = prompts.shape
+    offset = jnp.argmax(segments, axis=1)  # (B,) the padding before each prompt
+    dtype = jax.eval_shape(lambda: params["embed_tokens"][prompts]).dtype
+    cache = init_cache(config, B, T + new_tokens, dtype)
+    positions = jnp.maximum(jnp.arange(T) - offset[:, None], 0)  # (B, T)
+    logits, cache = forward(config, params, prompts, positions=positions, segments=segments, cache=cache)
+    key, subkey = jax.random.split(key)
+    first = choose(subkey, logits[:, -1], temperature, top_k, top_p)  # (B,)
+    written = jnp.full((B, new_tokens), end_id, jnp.int32).at[:, 0].set(first)  # (B, N)
+
+    def unfinished(state: Any) -> Any:
+        n, _, _, last, _ = state
+        return (n < new_tokens) & jnp.any(last != end_id)
+
+    def decode(state: Any) -> Any:
+        n, cache, written, last, key = state
+        key, subkey = jax.random.split(key)
+        positions = (T + n - 1 - offset)[:, None]  # (B, 1)
+        logits, cache = forward(config, params, last[:, None], positions=positions, cache=cache)
+        token = jnp.where(last == end_id, end_id, choose(subkey, logits[:, -1], temperature, top_k, top_p))  # (B,)
+        return n + 1, cache, written.at[:, n].set(token), token, key
+
+    return jax.lax.while_loop(unfinished, decode, (1, cache, written, first, key))[2]
+
+
+def generate(
+    config: Config,
+    params: Params,
+    tokenizer: Any,
+    prompts: str | Sequence[str],
+    *,
+    key: PRNGKeyArray | None = None,
+    new_tokens: int = 100,
+    temperature: float = 0.8,
+    top_k: int | None = 50,
+    top_p: float | None = None,
+) -> Any:
+    """What the model writes after each prompt: a string for a string, a list for a list.
+
+    The same key gives the same text; without one the key is 0. `temperature` 0 always takes the likeliest token. Raises
+    InputError for an empty prompt and for settings outside their range.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    encoded = [tokenizer.encode(text) for text in texts]
+    if not encoded or not all(encoded):
+        raise InputError("there is nothing to continue: give at least one prompt, none of them empty")
+    if temperature < 0 or new_tokens < 1 or not (top_k is None or 1 <= top_k <= config.vocab_size):
+        raise InputError("temperature must be 0 or more, new_tokens at least 1, top_k 1 to the vocabulary's size")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InputError(f"top_p must be above 0 and at most 1, not {top_p}")
+    length = -(-max(map(len, encoded)) // PROMPT_BUCKET) * PROMPT_BUCKET
+    tokens, segments = np.zeros((2, len(encoded), length), np.int32)
+    for row, ids in enumerate(encoded):
+        tokens[row, length - len(ids) :], segments[row, length - len(ids) :] = ids, 1
+    end_id = -1 if tokenizer.eos_id is None else tokenizer.eos_id
+    key = jax.random.key(0) if key is None else key
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "end_id": end_id}
+    written = sample(config, params, tokens, segments, key, new_tokens=new_tokens, **options)
+    new = [row[: row.index(end_id)] if end_id in row else row for row in np.asarray(written).tolist()]
+    texts = [tokenizer.decode(ids) for ids in new]
+    return texts[0] if isinstance(prompts, str) else texts

@@ -1,0 +1,135 @@
+"""The loop round the step: progress, evaluation, checkpoints, resume, and a clear stop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lora_jax.errors import InputError
+from lora_jax.files import checkpoint as checkpoints
+from lora_jax.training import Tree, evaluate, make_step
+from lora_jax.transformer import Batch, Loss
+
+
+class NonFiniteLoss(InputError):
+    """Training stopped because the loss was no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands: all that is needed to go on, bit for bit."""
+
+    step: int
+    trainable: Tree
+    opt_state: Tree
+    losses: list[float] = field(default_factory=list)  # nats a token, one a step
+    evaluations: list[tuple[int, float]] = field(default_factory=list)  # (step, held-out loss)
+
+
+def fit(
+    loss: Loss,
+    *,
+    trainable: Tree,
+    frozen: Tree,
+    batches: Any,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    held_out: Sequence[Batch] | None = None,
+    evaluate_every: int | None = None,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    key: jax.Array | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 50,
+    about: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> State:
+    """Train for `steps` steps on `batches[0]`, `batches[1]`, ...; the caller's arrays stay alive.
+
+    `held_out` is evaluated before the first step, after the last, and every `evaluate_every` steps. `clip_norm` bounds
+    the gradient's global norm. A `key` is folded with the step and given to the loss as `batch["key"]`, for dropout.
+    With a `checkpoint` path the state is written there, atomically, every `checkpoint_every` steps and at the end, and
+    a run that finds one there goes on from it; `about` (JSON values) says which run it is, and another's is refused.
+    Raises NonFiniteLoss, leaving the last checkpoint as it was, and InputError.
+    """
+    if clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    state = State(0, jax.tree.map(jnp.copy, trainable), _init(optimizer, trainable))
+    if checkpoint is not None and Path(checkpoint).exists():
+        state = _load(checkpoint, state, about or {})
+    step = make_step(loss, optimizer, accumulate=accumulate)
+    losses, evaluations = list(state.losses), list(state.evaluations)
+    trainable, opt_state = state.trainable, state.opt_state
+
+    def due(at: int, every: int | None) -> bool:
+        return at == steps or (every is not None and at % every == 0)
+
+    def look(at: int) -> None:
+        if held_out is not None and not any(step == at for step, _ in evaluations):
+            evaluations.append((at, evaluate(loss, trainable, frozen, held_out)))
+            bar.set_postfix(held_out=f"{evaluations[-1][1]:.3f}")
+
+    with _bar(steps, state.step, progress) as bar:
+        if state.step == 0:
+            look(0)
+        for at in range(state.step, steps):
+            try:
+                batch = dict(batches[at])
+            except IndexError:
+                raise InputError(f"there are only {at} batches for {steps} steps") from None
+            if key is not None:
+                batch["key"] = jax.random.fold_in(key, at)
+            began = time.perf_counter()
+            trainable, opt_state, value, norm = step(trainable, opt_state, frozen, batch)
+            losses.append(float(value))
+            if not np.isfinite(losses[-1]):
+                last = f"{losses[-2]:.3f} before it" if at else "there was none before it"
+                advice = "try a lower learning rate, or clip the gradient's norm to 1.0"
+                raise NonFiniteLoss(f"the loss became {losses[-1]} at step {at + 1} ({last}): {advice}")
+            rate = batch["tokens"].size / (time.perf_counter() - began)
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", tokens_per_s=f"{rate:,.0f}", refresh=False)
+            bar.update()
+            if due(at + 1, evaluate_every):
+                look(at + 1)
+            if checkpoint is not None and due(at + 1, checkpoint_every):
+                _save(checkpoint, State(at + 1, trainable, opt_state, losses, evaluations), about or {})
+    return State(max(state.step, steps), trainable, opt_state, losses, evaluations)
+
+
+def _init(optimizer: optax.GradientTransformation, trainable: Tree) -> Tree:
+    """The optimizer's first state, with copies where it holds on to the caller's arrays: the step donates it."""
+    held = {id(leaf) for leaf in jax.tree.leaves(trainable)}
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if id(leaf) in held else leaf, optimizer.init(trainable))
+
+
+def _bar(steps: int, done: int, progress: bool) -> Any:
+    from tqdm.auto import tqdm  # a bar in the terminal and in Jupyter, with the time left
+
+    return tqdm(total=steps, initial=done, unit="step", disable=not progress, dynamic_ncols=True, mininterval=0.5)
+
+
+def _save(path: str | Path, state: State, about: Mapping[str, Any]) -> None:
+    progress = {"step": state.step, "losses": state.losses, "evaluations": state.evaluations}
+    checkpoints.save(path, (state.trainable, state.opt_state), {"run": dict(about), **progress})
+
+
+def _load(path: str | Path, like: State, about: Mapping[str, Any]) -> State:
+    (trainable, opt_state), found = checkpoints.load(path, (like.trainable, like.opt_state))
+    here = json.loads(json.dumps(dict(about)))
+    for name in sorted({*here, *found["run"]}):
+        if here.get(name) != found["run"].get(name):
+            raise InputError(
+                f"{path} is a checkpoint of another run: {name} is {found['run'].get(name)!r} there and "
+                f"{here.get(name)!r} here; give the same settings to go on, or another place to start anew"
+            )
+    evaluations = [(int(step), float(value)) for step, value in found["evaluations"]]
+    return State(found["step"], trainable, opt_state, found["losses"], evaluations)

@@ -1,0 +1,44 @@
+"""A model by name: one that is built in, a GGUF file, a Hugging Face directory, or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from lora_jax.errors import InputError
+from lora_jax.files import assets, gguf, huggingface
+from lora_jax.transformer import Config, Params
+
+BUILT_IN = {"smollm2-135m": assets.SMOLLM2}
+
+
+def load_model(name: str | Path, dtype: Any = jnp.float32) -> tuple[Config, Params]:
+    """`(config, params)` in `dtype` of "smollm2-135m" (fetched once), a .gguf file, a model directory, or a hub id.
+
+    Raises InputError where there is no such model, it cannot be fetched, or its files are not whole.
+    """
+    source = _source(name)
+    return (gguf if _is_gguf(source) else huggingface).load(source, dtype)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of the model of that name (see `load_model`)."""
+    source = _source(name)
+    return (gguf if _is_gguf(source) else huggingface).load_tokenizer(source)
+
+
+def _source(name: str | Path) -> str | Path:
+    if str(name) in BUILT_IN:
+        return assets.fetch(BUILT_IN[str(name)])
+    if not Path(name).exists() and (_is_gguf(name) or str(name).count("/") != 1 or str(name).startswith((".", "/"))):
+        raise InputError(
+            f"there is no model {str(name)!r}: give {', '.join(BUILT_IN)}, a .gguf file, a folder with config.json and "
+            "model.safetensors, or a hub id such as owner/name"
+        )
+    return name
+
+
+def _is_gguf(name: str | Path) -> bool:
+    return Path(name).suffix == ".gguf"

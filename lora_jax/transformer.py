@@ -1,0 +1,281 @@
+"""A Llama-style decoder in pure JAX: functions over a dict of arrays, in the order that data flows.
+
+Letters: B batch, T time (tokens in this call), S slots (keys in sight: cached ones, then this call's), D model width,
+F feed-forward width, H query heads, K key/value heads, G = H / K, C head size, P = C / 2 pairs that rotate together,
+V vocabulary, L layers.
+
+A weight is anything you can right-multiply by (`weights.py`); nothing here knows whether one is adapted or quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lora_jax.weights import Biased, pytree
+
+Params = dict[str, Any]
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's stretching of the long wavelengths (Llama 3.1 model card; `rope_type: llama3` in Hugging Face)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """The shape of a model. Names are those of Hugging Face's `config.json`."""
+
+    vocab_size: int  # V
+    hidden_size: int  # D
+    intermediate_size: int  # F
+    num_hidden_layers: int  # L
+    num_attention_heads: int  # H
+    num_key_value_heads: int  # K, a divisor of H
+    head_dim: int  # C, even; H * C need not be D
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = True
+    biases: tuple[str, ...] = ()  # the projections that carry a bias: ("q_proj", "k_proj", "v_proj") in Qwen2
+
+
+def projection_shapes(config: Config) -> dict[str, dict[str, tuple[int, int]]]:
+    """The (in, out) of each matrix of a block, under Hugging Face's names, in the order that data flows."""
+    D, F, C = config.hidden_size, config.intermediate_size, config.head_dim
+    Q, KV = config.num_attention_heads * C, config.num_key_value_heads * C
+    return {
+        "self_attn": {"q_proj": (D, Q), "k_proj": (D, KV), "v_proj": (D, KV), "o_proj": (Q, D)},
+        "mlp": {"gate_proj": (D, F), "up_proj": (D, F), "down_proj": (F, D)},
+    }
+
+
+def init(key: PRNGKeyArray, config: Config, dtype: Any = jnp.float32) -> Params:
+    """Fresh parameters: normal(0, 0.02) matrices, zero biases, unit norms; layers stacked on a leading axis L.
+
+    `{"embed_tokens", "layers": {"input_layernorm", "self_attn": {...}, "post_attention_layernorm", "mlp": {...}},
+    "norm"}` and, where the head is not tied, `"lm_head"` of (D, V).
+    """
+    D, V, L = config.hidden_size, config.vocab_size, config.num_hidden_layers
+    keys = iter(jax.random.split(key, 9))
+
+    def matrix(*shape: int) -> Array:
+        return (0.02 * jax.random.normal(next(keys), shape)).astype(dtype)
+
+    def projection(name: str, shape: tuple[int, int]) -> Any:
+        w = matrix(L, *shape)
+        return Biased(w, jnp.zeros((L, shape[1]), dtype)) if name in config.biases else w
+
+    blocks: Params = {
+        part: {name: projection(name, shape) for name, shape in projections.items()}
+        for part, projections in projection_shapes(config).items()
+    }
+    layers = {"input_layernorm": jnp.ones((L, D), dtype), "post_attention_layernorm": jnp.ones((L, D), dtype)} | blocks
+    params = {"embed_tokens": matrix(V, D), "layers": layers, "norm": jnp.ones((D,), dtype)}
+    return params if config.tie_word_embeddings else params | {"lm_head": matrix(D, V)}
+
+
+@pytree
+class Cache:
+    """Keys and values already computed, or learned. A slot is seen only from its own segment; segment 0 is empty."""
+
+    k: Any  # (L, B, S, K, C)
+    v: Any  # (L, B, S, K, C)
+    segments: Any  # (B, S) int32
+    length: Any  # () int32, the slots filled: the next call's keys go behind them
+
+
+def init_cache(config: Config, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
+    """An empty cache with room for `slots` tokens a row."""
+    shape = (config.num_hidden_layers, batch, slots, config.num_key_value_heads, config.head_dim)
+    empty = jnp.zeros((batch, slots), jnp.int32)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, jnp.zeros((), jnp.int32))
+
+
+def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*b D"]:
+    """`x / rms(x) * scale`, the mean square taken in float32 (arXiv 1910.07467)."""
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return normed.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def rope_frequencies(config: Config) -> Float[Array, "P"]:
+    """Radians a position for each pair of a head's features: theta^(-2i/C) (arXiv 2104.09864), rescaled for Llama 3.
+
+    Llama 3 divides by `factor` where the wavelength is longer than the original context / `low_freq_factor`, leaves
+    alone where it is shorter than the original context / `high_freq_factor`, and interpolates between.
+    """
+    C = config.head_dim
+    frequencies = config.rope_theta ** -(jnp.arange(0, C, 2, dtype=jnp.float32) / C)
+    if (s := config.rope_scaling) is None:
+        return frequencies
+    turns = s.original_max_position_embeddings * frequencies / (2 * jnp.pi)  # full turns in the original context
+    keep = jnp.clip((turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0.0, 1.0)
+    return keep * frequencies + (1 - keep) * frequencies / s.factor
+
+
+def rope(x: Float[Array, "B T N C"], angles: Float[Array, "B T P"]) -> Float[Array, "B T N C"]:
+    """Rotate feature i with feature i + C/2 by its angle (Hugging Face's half rotation)."""
+    cos, sin = (f(angles)[:, :, None, :].astype(x.dtype) for f in (jnp.cos, jnp.sin))  # (B, T, 1, P)
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)  # (B, T, N, C)
+
+
+def attention(
+    q: Float[Array, "B T H C"],
+    k: Float[Array, "B S K C"],
+    v: Float[Array, "B S K C"],
+    q_segments: Int[Array, "B T"],
+    k_segments: Int[Array, "B S"],
+) -> Float[Array, "B T H C"]:
+    """Causal attention within segments, the scores materialized in float32.
+
+    The last T of the S keys are the queries' own; those before them came from a cache. H / K query heads share a
+    key/value head (arXiv 2305.13245) and are grouped beside it, so that keys and values are never repeated.
+    """
+    B, T, H, C = q.shape
+    S, K = k.shape[1:3]
+    q = q.reshape(B, T, K, H // K, C)
+    scores = jnp.einsum("btkgc,bskc->bkgts", q, k, preferred_element_type=jnp.float32) * C**-0.5  # (B, K, G, T, S)
+    causal = jnp.arange(S)[None, :] <= jnp.arange(T)[:, None] + (S - T)  # (T, S)
+    visible = causal & (q_segments[:, :, None] == k_segments[:, None, :])  # (B, T, S)
+    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)  # (B, K, G, T, S)
+    return jnp.einsum("bkgts,bskc->btkgc", weights, v).reshape(B, T, H, C)
+
+
+def block(config: Config, layer: Params, x: Float[Array, "B T D"], angles: Array, segments: Array, past: Any) -> Any:
+    """One layer: attention, then the gated feed-forward (SwiGLU, arXiv 2002.05202), each added to the stream.
+
+    `past` is (keys, values, segments) of the cache or None. Returns the stream and this call's (keys, values).
+    """
+    B, T, _ = x.shape
+    attn, mlp = layer["self_attn"], layer["mlp"]
+
+    h = rms_norm(x, layer["input_layernorm"], config.rms_norm_eps)  # (B, T, D)
+    q = (h @ attn["q_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, H, C)
+    k = (h @ attn["k_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, K, C)
+    v = (h @ attn["v_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, K, C)
+    q, k = rope(q, angles), rope(k, angles)
+    keys, values, k_segments = k, v, segments
+    if past is not None:
+        keys = jnp.concatenate([past[0].astype(k.dtype), k], axis=1)  # (B, S, K, C)
+        values = jnp.concatenate([past[1].astype(v.dtype), v], axis=1)  # (B, S, K, C)
+        k_segments = jnp.concatenate([past[2], segments], axis=1)  # (B, S)
+    mixed = attention(q, keys, values, segments, k_segments).reshape(B, T, -1)  # (B, T, H * C)
+    x = x + mixed @ attn["o_proj"]  # (B, T, D)
+
+    h = rms_norm(x, layer["post_attention_layernorm"], config.rms_norm_eps)  # (B, T, D)
+    gated = jax.nn.silu(h @ mlp["gate_proj"]) * (h @ mlp["up_proj"])  # (B, T, F)
+    return x + gated @ mlp["down_proj"], (k, v)  # (B, T, D)
+
+
+def hidden_states(
+    config: Config,
+    params: Params,
+    inputs: Int[Array, "B T"] | Float[Array, "B T D"],
+    *,
+    positions: Int[Array, "B T"] | None = None,
+    segments: Int[Array, "B T"] | None = None,
+    cache: Cache | None = None,
+    remat: bool = False,
+) -> tuple[Float[Array, "B T D"], Cache | None]:
+    """The normed stream after the last layer, and the cache with this call's keys and values added.
+
+    `params["layers"]` is one stacked run of layers or a tuple of runs, scanned in turn. `remat` keeps only each block's
+    input for the backward pass and computes the rest again.
+    """
+    embedded = jnp.issubdtype(inputs.dtype, jnp.floating)
+    x = inputs if embedded else params["embed_tokens"][inputs]  # (B, T, D)
+    B, T, _ = x.shape
+    segments = jnp.ones((B, T), jnp.int32) if segments is None else segments
+    if positions is None:
+        positions = (0 if cache is None else cache.length) + jnp.broadcast_to(jnp.arange(T), (B, T))  # (B, T)
+    angles = positions[..., None] * rope_frequencies(config)  # (B, T, P)
+
+    def body(x: Array, scanned: Any) -> Any:
+        layer, past = scanned
+        past = None if past is None else (*past, cache.segments)  # type: ignore[union-attr]
+        x, kv = block(config, layer, x, angles, segments, past)
+        return x, (None if cache is None else kv)
+
+    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    runs = params["layers"] if isinstance(params["layers"], tuple) else (params["layers"],)
+    start: int = 0
+    fresh: list[Any] = []
+    for run in runs:
+        stop = start + run["input_layernorm"].shape[0]
+        past = None if cache is None else (cache.k[start:stop], cache.v[start:stop])  # (run, B, S, K, C)
+        x, kv = jax.lax.scan(body, x, (run, past))
+        start, fresh = stop, [*fresh, kv]
+    x = rms_norm(x, params["norm"], config.rms_norm_eps)  # (B, T, D)
+    return x, None if cache is None else _extend(cache, jax.tree.map(lambda *a: jnp.concatenate(a), *fresh), segments)
+
+
+def _extend(cache: Cache, fresh: tuple[Array, Array], segments: Int[Array, "B T"]) -> Cache:
+    """The cache with this call's keys and values (L, B, T, K, C) written behind what it holds."""
+    write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=cache.length)
+    k, v = (write(old, new.astype(old.dtype), axis=2) for old, new in zip((cache.k, cache.v), fresh, strict=True))
+    return Cache(k, v, write(cache.segments, segments, axis=1), cache.length + segments.shape[1])
+
+
+def head(params: Params) -> Any:
+    """The (D, V) weight that turns the stream into logits: `lm_head` where there is one, else the embedding's twin."""
+    return params["lm_head"] if "lm_head" in params else params["embed_tokens"].T
+
+
+def untie(params: Params) -> Params:
+    """`params` with a head of its own: adapting one side of a tied pair then leaves the other as it is."""
+    return params if "lm_head" in params else params | {"lm_head": params["embed_tokens"].T}
+
+
+def forward(config: Config, params: Params, inputs: Any, *, cache: Cache | None = None, **options: Any) -> Any:
+    """Logits (B, T, V) for tokens (B, T) or embeddings (B, T, D); with a cache, `(logits, cache)`.
+
+    Options: `positions` (B, T), where they do not simply count on; `segments` (B, T), where a token sees only its own
+    segment (documents packed side by side; padding is segment 0); `remat`.
+    """
+    x, cache = hidden_states(config, params, inputs, cache=cache, **options)
+    logits = x @ head(params)  # (B, T, V)
+    return logits if cache is None else (logits, cache)
+
+
+def target_mask(batch: Batch) -> Float[Array, "B T"]:
+    """1 where position t's *next* token is to be learned: it is unmasked, and of the same segment, which is not 0."""
+    tokens = batch["tokens"]
+    B, T = tokens.shape
+    segments = batch.get("segments", jnp.ones((B, T), jnp.int32))
+    mask = batch.get("mask", jnp.ones((B, T), jnp.int32))
+    learned = (mask[:, 1:] != 0) & (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] != 0)  # (B, T-1)
+    return jnp.pad(learned.astype(jnp.float32), ((0, 0), (0, 1)))  # (B, T)
+
+
+def loss(config: Config, params: Params, batch: Batch, *, remat: bool = False) -> Float[Array, ""]:
+    """Mean cross-entropy of the next token, in nats, in float32.
+
+    `batch` holds `tokens` (B, T) and may hold `mask` (B, T), zero for tokens not to be learned (padding, prompts),
+    `segments` (B, T) and `positions` (B, T).
+    """
+    where = {name: batch[name] for name in ("segments", "positions") if name in batch}
+    logits = forward(config, params, batch["tokens"], remat=remat, **where).astype(jnp.float32)  # (B, T, V)
+    targets = jnp.roll(batch["tokens"], -1, axis=1)  # (B, T); the last is never learned
+    mask = target_mask(batch)  # (B, T)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]  # (B, T)
+    nats = jax.nn.logsumexp(logits, axis=-1) - chosen  # (B, T)
+    return jnp.sum(nats * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+Loss = Callable[[Any, Any, Batch], Float[Array, ""]]  # loss(trainable, frozen, batch)

@@ -1,0 +1,101 @@
+"""A fine-tuning job from end to end: full, or by any method of the registry. It differs in what is trainable alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+
+from lora_jax import transformer
+from lora_jax.adapters import METHODS
+from lora_jax.adapters.base import Tree, attach, num_bytes
+from lora_jax.errors import InputError
+from lora_jax.loop import State, fit
+from lora_jax.transformer import Batch, Config, Loss, Params
+
+# Adapters want a learning rate about ten times that of full fine-tuning (arXiv 2405.09673).
+LEARNING_RATES = {"full": 1e-4}
+ADAPTER_LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a step needs: `loss(trainable, frozen, batch)`, and the two trees it is taken over."""
+
+    loss: Loss
+    trainable: Tree
+    frozen: Tree
+
+
+def full_loss(config: Config, remat: bool, trainable: Params, frozen: Tree, batch: Batch) -> Any:
+    return transformer.loss(config, trainable, batch, remat=remat)
+
+
+def adapter_loss(config: Config, remat: bool, trainable: Tree, frozen: Tree, batch: Batch) -> Any:
+    params, constants = frozen  # arguments, not closures: nothing is baked into the program
+    return transformer.loss(config, attach(params, trainable, constants, batch.get("key")), batch, remat=remat)
+
+
+def make_job(
+    method: str,
+    config: Config,
+    params: Params,
+    *,
+    key: Any,
+    remat: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Job:
+    """The job of one method: "full", or a row of the registry with its `options` (rank, alpha, targets, ...)."""
+    if method == "full":
+        if options:
+            raise InputError(f"full fine-tuning has no {', '.join(options)}: leave it out, or choose an adapter method")
+        return Job(partial(full_loss, config, remat), params, None)
+    if method not in METHODS:
+        raise InputError(f"there is no method {method!r}: choose full or {', '.join(METHODS)}")
+    adapters, constants = METHODS[method].init(key, params, **(options or {}))
+    return Job(partial(adapter_loss, config, remat), adapters, (params, constants))
+
+
+def learning_rate(method: str) -> float:
+    """The rate to start from where the user names none."""
+    return LEARNING_RATES.get(method, ADAPTER_LEARNING_RATE)
+
+
+def schedule(rate: float, steps: int, *, warmup: int = 0, decay: bool = False) -> optax.Schedule:
+    """The learning rate of each step: a linear warm-up, then constant or a cosine down to a tenth."""
+    after = (
+        optax.cosine_decay_schedule(rate, max(steps - warmup, 1), alpha=0.1) if decay else optax.constant_schedule(rate)
+    )
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup]) if warmup else after
+
+
+def tune(
+    job: Job, batches: Any, *, rate: float, steps: int, warmup: int = 0, decay: bool = False, **options: Any
+) -> State:
+    """`fit` with AdamW."""
+    optimizer = optax.adamw(schedule(rate, steps, warmup=warmup, decay=decay))
+    return fit(
+        job.loss,
+        trainable=job.trainable,
+        frozen=job.frozen,
+        batches=batches,
+        optimizer=optimizer,
+        steps=steps,
+        **options,
+    )
+
+
+def static_bytes(job: Job) -> dict[str, int]:
+    """Bytes that a step holds whatever the batch: exact, from shapes alone, for AdamW."""
+    full = job.frozen is None
+    trainable = num_bytes(job.trainable)
+    return {
+        "weights": trainable if full else num_bytes(job.frozen[0]),
+        "adapters": 0 if full else trainable + num_bytes(job.frozen[1]),
+        "gradients": trainable,
+        "optimizer state": num_bytes(jax.eval_shape(optax.adamw(1e-3).init, job.trainable)),
+    }

@@ -1,0 +1,102 @@
+"""A weight is anything you can right-multiply by.
+
+The transformer only ever writes `x @ w`, `w[ids]` and `w.T`. A plain array does all three. So does every subclass of
+`Weight`: a pytree dataclass whose fields are ordinary arrays, so that `jit`, `grad`, `scan` over stacked layers, `vmap`
+and donation see nothing special. Adapters and quantized matrices are weights too, and combine by nesting.
+
+A weight's matrix is (in, out). Stacked weights carry leading axes in front of it: (L, in, out) for L layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@dataclass_transform(frozen_default=True)
+def pytree(cls: type) -> type:
+    """Make `cls` a frozen dataclass that JAX sees as a tree of its fields, each of them data and none static."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+class Weight:
+    """What a weight offers. Laws, for every weight `w` with matrix `W = w.dense()`:
+
+    - `x @ w` equals `x @ W` (plus a bias where it has one), has `x.dtype`, and sums in float32;
+    - `w[ids]` equals `W[ids]`, and `w.T.dense()` equals `W.T`;
+    - `w.shape` and `w.dtype` are those of `W`, leading axes included.
+    """
+
+    # Without this line `numpy_array @ weight` would try to make an array of the weight and fail.
+    __array_ufunc__ = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        raise TypeError(f"{type(self).__name__} does not say its shape")
+
+    @property
+    def dtype(self) -> Any:
+        raise TypeError(f"{type(self).__name__} does not say its dtype")
+
+    def __rmatmul__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        raise TypeError(f"{type(self).__name__} cannot be multiplied")
+
+    def __getitem__(self, ids: Int[Array, "..."]) -> Float[Array, "... out"]:
+        raise TypeError(f"{type(self).__name__} has no rows to look up: it cannot serve as an embedding")
+
+    @property
+    def T(self) -> Any:
+        raise TypeError(f"{type(self).__name__} has no transpose: it cannot serve as a tied head")
+
+    def dense(self, dtype: Any = None) -> Float[Array, "... in out"]:
+        """The matrix as a plain array, without any bias."""
+        raise TypeError(f"{type(self).__name__} has no dense form")
+
+
+@pytree
+class Biased(Weight):
+    """`x @ w + b`: a weight with a bias, as Qwen2's q, k and v have."""
+
+    w: Any  # (..., in, out)
+    b: Any  # (..., out)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.w.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.w.dtype
+
+    def __rmatmul__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        return matmul_f32(x, self.w, self.b.astype(jnp.float32))
+
+    def dense(self, dtype: Any = None) -> Float[Array, "... in out"]:
+        return dense(self.w, dtype)
+
+
+def matmul_f32(x: Any, w: Any, add: Any) -> Any:
+    """`x @ w + add` for a float32 `add`, summed in float32 and rounded once, to `x.dtype`."""
+    x = jnp.asarray(x)
+    product = x @ w if isinstance(w, Weight) else jnp.matmul(x, w, preferred_element_type=jnp.float32)
+    return (product.astype(jnp.float32) + add).astype(x.dtype)
+
+
+def dense(w: Any, dtype: Any = None) -> Any:
+    """The matrix of `w`, which is an array or a `Weight`, in `dtype` (its own where none is given)."""
+    matrix = w.dense(dtype) if isinstance(w, Weight) else w
+    return matrix if dtype is None else matrix.astype(dtype)
+
+
+def split_bias(w: Any) -> tuple[Any, Any]:
+    """`(matrix, bias)` of a weight; the bias is None where there is none."""
+    return (w.w, w.b) if isinstance(w, Biased) else (w, None)
+
+
+def is_weight(node: Any) -> bool:
+    """Where a walk over a tree of parameters should stop: at weights, not at the arrays inside them."""
+    return isinstance(node, Weight)

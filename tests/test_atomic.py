@@ -1,0 +1,123 @@
+"""Files and folders appear whole or not at all."""
+
+import errno
+import os
+
+import pytest
+
+from lora_jax.errors import InputError
+from lora_jax.files import atomic
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_file_is_written_and_replaced_and_nothing_else_stays(tmp_path):
+    path = tmp_path / "new" / "notes.txt"
+    atomic.write_bytes(path, b"first")
+    atomic.write_bytes(path, b"second")
+    assert path.read_bytes() == b"second" and names(path.parent) == ["notes.txt"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask():
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+def test_the_old_file_stands_until_the_block_ends(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"old")
+    with atomic.writing(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"old")
+    with pytest.raises(error), atomic.writing(path) as file:
+        file.write(b"half")
+        raise error
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["notes.txt"]
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path, monkeypatch):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"could not write .*notes.txt \(No space left on device\): free some space"):
+        atomic.write_bytes(path, b"new")
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["notes.txt"]
+
+
+def test_a_place_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match=r"could not write"):
+        atomic.write_bytes(tmp_path / "file" / "notes.txt", b"")
+    with pytest.raises(InputError, match=r"could not write"), atomic.writing_folder(tmp_path / "file" / "out"):
+        pass
+
+
+def test_a_symbolic_link_keeps_pointing(tmp_path):
+    (tmp_path / "real.txt").write_bytes(b"old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    atomic.write_bytes(tmp_path / "link.txt", b"new")
+    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_bytes() == b"new"
+
+
+def fill(path, **files):
+    with atomic.writing_folder(path) as folder:
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        return folder
+
+
+@pytest.mark.parametrize("before", [None, {}, {"a": "old"}])
+def test_a_folder_appears_whole_over_nothing_an_empty_one_or_an_older_one(tmp_path, before):
+    path = tmp_path / "out"
+    if before is not None:
+        path.mkdir()
+        for name, text in before.items():
+            (path / name).write_text(text)
+    fill(path, a="new", b="more")
+    assert {p.name: p.read_text() for p in path.iterdir()} == {"a": "new", "b": "more"}
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_folder_with_files_of_the_users_is_not_replaced(tmp_path):
+    path = tmp_path / "out"
+    fill(path, a="old", diary="mine")
+    with pytest.raises(InputError, match=r"also holds diary, which writing it anew would remove"):
+        fill(path, a="new")
+    assert (path / "a").read_text() == "old" and names(tmp_path) == ["out"]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    fill(path, a="old")
+    with pytest.raises(RuntimeError), atomic.writing_folder(path) as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError
+    assert (path / "a").read_text() == "old" and names(tmp_path) == ["out"]
+
+    rename, calls = os.rename, []
+
+    def second_fails(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "broken")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(InputError, match=r"broken"):
+        fill(path, a="new")
+    assert (path / "a").read_text() == "old" and names(tmp_path) == ["out"]

@@ -1,0 +1,237 @@
+"""Model directories: read as `transformers` wrote them, written as `transformers` reads them."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lora_jax.errors import InputError
+from lora_jax.files.huggingface import load, load_tokenizer, save
+from lora_jax.tokenizer import Tokenizer, byte_level
+from lora_jax.transformer import Config, RopeScaling, forward, init
+from lora_jax.weights import Biased
+
+GOLDEN = Path(__file__).parent / "golden"
+QKV = ("q_proj", "k_proj", "v_proj")
+TINY = Config(
+    vocab_size=53,
+    hidden_size=24,
+    intermediate_size=44,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=10,
+    rope_theta=30_000.0,
+    rms_norm_eps=3e-5,
+    max_position_embeddings=320,
+)
+CONFIGS = {
+    "plain": TINY,
+    "llama3": dataclasses.replace(TINY, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 40)),
+    "untied": dataclasses.replace(TINY, tie_word_embeddings=False, biases=(*QKV, "o_proj")),
+    "mlp": dataclasses.replace(TINY, biases=("gate_proj", "up_proj", "down_proj")),
+    "qwen2": dataclasses.replace(TINY, biases=QKV),
+}
+
+
+def noisy(config, dtype=jnp.float32):
+    """Parameters far enough from their start that norms, biases and rotations all matter."""
+    keys = iter(jax.random.split(jax.random.key(1), 99))
+    params = init(jax.random.key(0), config)
+    return jax.tree.map(lambda x: (x + 0.3 * jax.random.normal(next(keys), x.shape)).astype(dtype), params)
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])  # sharded with biases; tied; bfloat16
+def test_what_transformers_wrote_gives_its_logits(name):
+    golden = np.load(GOLDEN / f"hf_{name}" / "logits.npz")
+    config, params = load(GOLDEN / f"hf_{name}")
+    logits = forward(config, params, jnp.asarray(golden["tokens"]))
+    assert np.abs(golden["logits"]).max() > 1
+    np.testing.assert_allclose(logits, golden["logits"], atol=2e-4, rtol=0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_saved_and_loaded_it_is_the_same(tmp_path, name, dtype):
+    config, params = CONFIGS[name], noisy(CONFIGS[name], dtype)
+    save(tmp_path / "m", config, params)
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["config.json", "model.safetensors"]
+    found_config, found = load(tmp_path / "m", dtype)
+    assert found_config == config
+    assert_same(found, params)
+    q_proj = load_file(tmp_path / "m" / "model.safetensors")["model.layers.2.self_attn.q_proj.weight"]
+    assert q_proj.shape == (60, 24) and q_proj.dtype == dtype  # (out, in), as Hugging Face has it
+
+
+def test_runs_of_layers_and_an_untied_head_are_saved_as_they_are(tmp_path):
+    params = noisy(TINY)
+    runs = tuple(jax.tree.map(lambda x, s=s: x[s], params["layers"]) for s in (slice(0, 1), slice(1, 3)))
+    head = params["embed_tokens"].T + 1
+    save(tmp_path / "m", TINY, params | {"layers": runs, "lm_head": head})
+    config, found = load(tmp_path / "m")
+    assert config == dataclasses.replace(TINY, tie_word_embeddings=False)
+    assert_same(found, params | {"lm_head": head})
+
+
+def test_a_weight_that_is_not_plain_is_refused(tmp_path):
+    params = noisy(TINY)
+    params["layers"]["mlp"]["up_proj"] = Biased(Biased(params["layers"]["mlp"]["up_proj"], jnp.ones((3, 44))), None)
+    with pytest.raises(InputError, match=r"layers.mlp.up_proj is Biased, not a plain array: merge or dequantize"):
+        save(tmp_path / "m", TINY, params)
+    params = noisy(CONFIGS["qwen2"])
+    with pytest.raises(InputError, match=r"the tree of parameters holds model.layers.0.self_attn.q_proj.bias"):
+        save(tmp_path / "m", TINY, params)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A saved model to damage."""
+    save(tmp_path / "m", TINY, noisy(TINY))
+    return tmp_path / "m"
+
+
+def rewrite(folder, function):
+    tensors = load_file(folder / "model.safetensors")
+    save_file(function(tensors) or tensors, folder / "model.safetensors")
+
+
+def test_a_shape_that_does_not_fit_is_named(folder):
+    rewrite(folder, lambda t: t | {"model.layers.1.mlp.up_proj.weight": np.ones((24, 44), np.float32)})
+    with pytest.raises(InputError, match=r"layers.1.mlp.up_proj.weight has shape \(24, 44\), but .* for \(44, 24\)"):
+        load(folder)
+
+
+def test_missing_and_unexpected_tensors_are_named(folder):
+    rewrite(folder, lambda t: t | {"model.layers.0.mlp.up_proj.bias": np.ones(44, np.float32)})
+    with pytest.raises(InputError, match=r"holds model.layers.0.mlp.up_proj.bias of shape \(44,\), which this model"):
+        load(folder)
+    rewrite(folder, lambda t: {key: w for key, w in t.items() if "layers.2" not in key})
+    with pytest.raises(InputError, match=r"model.layers.2.input_layernorm.weight of shape \(24,\) \(and 8 more\)"):
+        load(folder)
+
+
+def test_values_and_kinds_that_are_no_weights_are_refused(folder):
+    rewrite(folder, lambda t: t["model.norm.weight"].__setitem__(3, np.inf))
+    with pytest.raises(InputError, match=r"model.norm.weight holds values that are not finite numbers in float32"):
+        load(folder)
+    rewrite(folder, lambda t: t | {"model.norm.weight": np.full(24, 1e6, np.float32)})
+    with pytest.raises(InputError, match=r"model.norm.weight holds values that are not finite numbers in float16"):
+        load(folder, jnp.float16)
+    rewrite(folder, lambda t: t | {"model.norm.weight": np.ones(24, np.int8)})
+    with pytest.raises(InputError, match=r"model.norm.weight is stored as I8; supported are F32, F16, BF16"):
+        load(folder)
+
+
+def test_a_tied_model_may_repeat_its_embedding_but_not_contradict_it(folder):
+    rewrite(folder, lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"].copy()})
+    rewrite(folder, lambda t: t | {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(5, np.float32)})
+    assert_same(load(folder)[1], noisy(TINY))
+    rewrite(folder, lambda t: t["lm_head.weight"].__setitem__((2, 3), 9))
+    with pytest.raises(InputError, match=r"lm_head.weight differs from model.embed_tokens.weight: set tie_word"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-10], lambda b: b[:100], lambda b: b"", lambda b: b"\xff" * 50 + b[50:]]
+)
+def test_a_damaged_file_of_weights_is_named(folder, damage):
+    path = folder / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=r"model.safetensors is not a readable safetensors file"):
+        load(folder)
+
+
+def test_damaged_and_missing_files_are_named(folder, tmp_path):
+    (folder / "config.json").write_text('{"model_type": ')
+    with pytest.raises(InputError, match=r"config.json is not readable JSON"):
+        load(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"config.json holds a list, but a configuration is a JSON object"):
+        load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"could not read .*config.json"):
+        load(folder)
+    with pytest.raises(InputError, match=r"has no tokenizer.json"):
+        load_tokenizer(folder)
+
+    sharded = tmp_path / "sharded"
+    shutil.copytree(GOLDEN / "hf_llama", sharded)
+    (sharded / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(InputError, match=r"index.json names the shard model-00002-of-00003.safetensors, which is"):
+        load(sharded)
+    (sharded / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
+    with pytest.raises(InputError, match=r"names the shard \.\./\.\./etc/passwd, which is not in"):
+        load(sharded)
+    (sharded / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(InputError, match=r"is not a readable index of shards"):
+        load(sharded)
+    (sharded / "model.safetensors.index.json").unlink()
+    with pytest.raises(InputError, match=r"has neither model.safetensors nor model.safetensors.index.json"):
+        load(sharded)
+
+
+def test_a_name_that_is_no_folder_is_asked_of_the_hub(monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        if name == "some/model":
+            return str(GOLDEN / "hf_qwen2")
+        raise OSError("Name or service not known\nand much more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert load("some/model")[0].biases == QKV
+    assert "*.safetensors" in asked[0][1]
+    with pytest.raises(InputError, match=r"no/model is not a folder here, .*\(Name or service not known\): give a"):
+        load("no/model")
+
+
+def small_tokenizer():
+    tokens = ["<e>", "a", "b", "ab", "Ġ"]
+    return Tokenizer(byte_level(tokens, [("a", "b")], split="smollm", special=["<e>"]), eos_token="<e>")
+
+
+def test_the_tokenizer_goes_along(tmp_path):
+    save(tmp_path / "m", TINY, noisy(TINY), small_tokenizer())
+    assert load_tokenizer(tmp_path / "m").encode("ab a<e>") == [3, 4, 1, 0]
+    written = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert (written["eos_token_id"], written["bos_token_id"], written["torch_dtype"]) == (0, None, "float32")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_transformers_opens_what_we_save(tmp_path, name):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config, params = CONFIGS[name], noisy(CONFIGS[name])
+    save(tmp_path / "m", config, params, small_tokenizer())
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    tokens = np.random.default_rng(0).integers(0, 53, (2, 17))
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(forward(config, params, jnp.asarray(tokens)), theirs, atol=1e-4, rtol=0)
+    assert model.dtype == torch.float32 and model.config.eos_token_id == 0
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "m").encode("ab a<e>") == [3, 4, 1, 0]
+
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "again", max_shard_size="9KB")
+    found_config, found = load(tmp_path / "again", jnp.bfloat16)
+    assert found_config == config
+    assert_same(found, jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), params))
