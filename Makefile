@@ -32,7 +32,7 @@ peers: .venv-peers/ready
 	.venv-peers/bin/python -m pytest tests/test_parity_transformers.py tests/test_peft.py tests/test_huggingface.py tests/test_smollm2.py
 
 # The unit tests on the newest Python and JAX, where a newer Python is present.
-NEWEST := $(shell for v in 3.14 3.13 3.12; do python$$v -c "" 2>/dev/null && echo python$$v && break; done)
+NEWEST := $(shell tools/newest_python.sh)
 newest:
 ifeq ($(NEWEST),)
 	@echo "no Python newer than 3.11 here: the unit tests ran on $(PYTHON) alone"

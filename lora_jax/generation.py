@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.errors import InputError
@@ -42,8 +43,8 @@ def choose(
 def sample(
     config: Config,
     params: Params,
-    prompts: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
+    prompts: Int[ArrayLike, "B T"],
+    segments: Int[ArrayLike, "B T"],
     key: PRNGKeyArray,
     *,
     new_tokens: int,

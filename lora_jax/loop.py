@@ -91,10 +91,12 @@ def fit(
             began = time.perf_counter()
             trainable, opt_state, value, norm = step(trainable, opt_state, frozen, batch)
             losses.append(float(value))
-            if not np.isfinite(losses[-1]):
+            # A gradient that overflows under a finite loss would put its NaNs into the next checkpoint.
+            if not np.isfinite([losses[-1], float(norm)]).all():
+                found = f"the loss became {losses[-1]}, its gradient's norm {float(norm)},"
                 last = f"{losses[-2]:.3f} before it" if at else "there was none before it"
                 advice = "try a lower learning rate, or clip the gradient's norm to 1.0"
-                raise NonFiniteLoss(f"the loss became {losses[-1]} at step {at + 1} ({last}): {advice}")
+                raise NonFiniteLoss(f"{found} at step {at + 1} ({last}): {advice}")
             rate = batch["tokens"].size / (time.perf_counter() - began)
             bar.set_postfix(loss=f"{losses[-1]:.3f}", tokens_per_s=f"{rate:,.0f}", refresh=False)
             bar.update()

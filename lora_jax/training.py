@@ -33,7 +33,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, *, accumulate
     def step(trainable: Tree, opt_state: Tree, frozen: Tree, batch: Batch) -> Any:
         value, gradient = _value_and_grad(loss, accumulate, trainable, frozen, batch)
         updates, opt_state = optimizer.update(gradient, opt_state, trainable)
-        return optax.apply_updates(trainable, updates), opt_state, value, optax.global_norm(gradient)
+        return optax.apply_updates(trainable, updates), opt_state, value, optax.tree.norm(gradient)
 
     return step
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.weights import Biased, pytree
@@ -186,10 +187,10 @@ def block(config: Config, layer: Params, x: Float[Array, "B T D"], angles: Array
 def hidden_states(
     config: Config,
     params: Params,
-    inputs: Int[Array, "B T"] | Float[Array, "B T D"],
+    inputs: Int[ArrayLike, "B T"] | Float[ArrayLike, "B T D"],
     *,
-    positions: Int[Array, "B T"] | None = None,
-    segments: Int[Array, "B T"] | None = None,
+    positions: Int[ArrayLike, "B T"] | None = None,
+    segments: Int[ArrayLike, "B T"] | None = None,
     cache: Cache | None = None,
     remat: bool = False,
 ) -> tuple[Float[Array, "B T D"], Cache | None]:
@@ -198,13 +199,14 @@ def hidden_states(
     `params["layers"]` is one stacked run of layers or a tuple of runs, scanned in turn. `remat` keeps only each block's
     input for the backward pass and computes the rest again.
     """
+    inputs = jnp.asarray(inputs)
     embedded = jnp.issubdtype(inputs.dtype, jnp.floating)
     x = inputs if embedded else params["embed_tokens"][inputs]  # (B, T, D)
     B, T, _ = x.shape
-    segments = jnp.ones((B, T), jnp.int32) if segments is None else segments
+    segments = jnp.ones((B, T), jnp.int32) if segments is None else jnp.asarray(segments)
     if positions is None:
         positions = (0 if cache is None else cache.length) + jnp.broadcast_to(jnp.arange(T), (B, T))  # (B, T)
-    angles = positions[..., None] * rope_frequencies(config)  # (B, T, P)
+    angles = jnp.asarray(positions)[..., None] * rope_frequencies(config)  # (B, T, P)
 
     def body(x: Array, scanned: Any) -> Any:
         layer, past = scanned

@@ -14,6 +14,7 @@ from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 
@@ -42,10 +43,10 @@ class Weight:
     def dtype(self) -> Any:
         raise TypeError(f"{type(self).__name__} does not say its dtype")
 
-    def __rmatmul__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+    def __rmatmul__(self, x: Float[ArrayLike, "... in"]) -> Float[Array, "... out"]:
         raise TypeError(f"{type(self).__name__} cannot be multiplied")
 
-    def __getitem__(self, ids: Int[Array, "..."]) -> Float[Array, "... out"]:
+    def __getitem__(self, ids: Int[ArrayLike, "..."]) -> Float[Array, "... out"]:
         raise TypeError(f"{type(self).__name__} has no rows to look up: it cannot serve as an embedding")
 
     @property
@@ -72,7 +73,7 @@ class Biased(Weight):
     def dtype(self) -> Any:
         return self.w.dtype
 
-    def __rmatmul__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+    def __rmatmul__(self, x: Float[ArrayLike, "... in"]) -> Float[Array, "... out"]:
         return matmul_f32(x, self.w, self.b.astype(jnp.float32))
 
     def dense(self, dtype: Any = None) -> Float[Array, "... in out"]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.errors import InputError
@@ -77,11 +78,11 @@ class Adapted(Weight):
     def dtype(self) -> Any:
         return self.w.dtype
 
-    def __rmatmul__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+    def __rmatmul__(self, x: Float[ArrayLike, "... in"]) -> Float[Array, "... out"]:
         return self.adapter.matmul(jnp.asarray(x), self.w)
 
-    def __getitem__(self, ids: Int[Array, "..."]) -> Float[Array, "... out"]:
-        return self.adapter.rows(ids, self.w)
+    def __getitem__(self, ids: Int[ArrayLike, "..."]) -> Float[Array, "... out"]:
+        return self.adapter.rows(jnp.asarray(ids), self.w)
 
     @property
     def T(self) -> Adapted:
@@ -158,12 +159,12 @@ def attach(params: Tree, adapters: Tree, constants: Tree, key: PRNGKeyArray | No
             return _adapt(params, node, path, key)
         if isinstance(node, Mapping):
             for name in node:
-                if name not in params:
+                if not isinstance(params, Mapping) or name not in params:
                     raise InputError(f"the adapters have {_join(path, name)}, which this base lacks: another base?")
             return {**params, **{name: place(params[name], child, _join(path, name)) for name, child in node.items()}}
-        runs = len(params) if isinstance(params, tuple) else 1
-        if len(node) != runs:
-            raise InputError(f"the adapters have {len(node)} runs of layers and this base has {runs}: another base?")
+        runs = f"{len(params)} runs" if isinstance(params, tuple) else "one stack"
+        if runs != (found := f"{len(node)} runs"):
+            raise InputError(f"the adapters' layers are in {found} and the base's are in {runs}: another base?")
         return tuple(place(*pair, path=f"{path}.{i}") for i, pair in enumerate(zip(params, node, strict=True)))
 
     return place(params, combine(adapters, constants), "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,10 +107,10 @@ def init(
     if not 0 <= dropout < 1:
         raise InputError(f"dropout must be at least 0 and below 1, not {dropout}")
     weights, named = placement.matrices(params), {}
-    for name, site_key in zip(
-        names := placement.select(params, targets), jax.random.split(key, len(names)), strict=True
-    ):
-        d_in, d_out = weights[name]().shape
+    for name in placement.select(params, targets):
+        # By name, since a tree map sorts the names in `params`: the start must not depend on their order.
+        site_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        d_in, d_out = jax.eval_shape(weights[name]).shape
         r = lookup(rank_pattern or {}, name, rank)
         if not 1 <= r <= min(d_in, d_out):
             raise InputError(f"{name}: rank must be 1 to {min(d_in, d_out)} for a {d_in} x {d_out} matrix, not {r}")

@@ -7,11 +7,13 @@ module path in Hugging Face's model without the leading "model.".
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,11 +22,44 @@ from lora_jax.adapters.base import Tree, partition
 from lora_jax.adapters.lora import LoRA, lookup, scaling
 from lora_jax.errors import InputError
 from lora_jax.files import atomic, tensors
+from lora_jax.weights import dense
 
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What PEFT can put into a LoRA's configuration that would change the model and that this reader does not do.
-REFUSED = ("use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "layer_replication", "alora_invocation_tokens")
+REFUSED = (
+    "use_dora",
+    "fan_in_fan_out",
+    "lora_bias",
+    "modules_to_save",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+)
+PLAIN_STARTS = (
+    True,
+    False,
+    None,
+    "gaussian",
+    "orthogonal",
+    "eva",
+)  # PEFT's other starts change the base or the method too
+FIELDS: dict[str, tuple[Any, Any]] = {  # what is read: PEFT's default and the type that it must have
+    "r": (8, int),
+    "lora_alpha": (8, int | float),
+    "lora_dropout": (0.0, int | float),
+    "use_rslora": (False, bool),
+    "rank_pattern": ({}, dict),
+    "alpha_pattern": ({}, dict),
+    "target_modules": ([], list | str),
+    "exclude_modules": ([], list | str),
+    "layers_to_transform": ([], list | int),
+}
 
 
 def save_adapter(
@@ -61,21 +96,22 @@ def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
     weights, named, used = placement.matrices(base), {}, set()
     for name in weights:
         key_a, key_b = _keys(name)
-        if key_a not in arrays and key_b not in arrays:
+        used |= _check_copies(folder, name, weights[name], arrays)
+        if key_a not in arrays and key_b not in arrays and not _targeted(config, _path(name)):
             continue
         if missing := [key for key in (key_a, key_b) if key not in arrays]:
             raise InputError(f"{folder}: the tensor {missing[0]} is missing; {name} needs both factors")
         used |= {key_a, key_b}
         a, b = (jnp.asarray(arrays[key], jnp.float32).T for key in (key_a, key_b))
         rank, path = lookup(config["rank_pattern"], _path(name), config["r"]), Path(folder) / WEIGHTS
-        if a.shape[1:] != (rank,) or b.shape[:1] != (rank,):
+        if rank < 1 or a.shape[1:] != (rank,) or b.shape[:-1] != (rank,):
             raise InputError(
                 f"{path}: {name} has factors {a.shape} and {b.shape}, and its configuration says rank {rank}"
             )
         s = scaling(lookup(config["alpha_pattern"], _path(name), config["lora_alpha"]), rank, config["use_rslora"])
         dropout = jnp.float32(config["lora_dropout"]) if config["lora_dropout"] else None
         named[name] = LoRA(a, b, jnp.float32(s), dropout)
-        named[name].check(name, weights[name]().shape)
+        named[name].check(name, jax.eval_shape(weights[name]).shape)
     if odd := sorted(set(arrays) - used):
         raise InputError(
             f"{folder}: the tensor {odd[0]} ({len(odd)} in all) belongs to nothing in this base: another base?"
@@ -104,18 +140,55 @@ def _refuse_tied(base: Tree, named: Mapping[str, LoRA]) -> None:
         )
 
 
-def _config(base: Tree, named: Mapping[str, LoRA], base_name: str | None) -> dict[str, Any]:
-    def number(x: float) -> float | int:
-        return round(x) if abs(x - round(x)) <= 1e-5 * abs(x) else x
+def _check_copies(folder: str | Path, name: str, weight: Any, arrays: Mapping[str, Any]) -> set[str]:
+    """The tensors that merely repeat this embedding or head of the base, as PEFT adds them where it adapts either.
 
+    Raises InputError where one differs: it was trained too, or the base is another.
+    """
+    if name not in ("embed_tokens", "lm_head"):
+        return set()
+    copies = {f"{PREFIX}{_path(name)}{ending}" for ending in (".base_layer.weight", ".weight")} & set(arrays)
+    for key in copies:
+        ours = dense(weight()) if name == "embed_tokens" else dense(weight()).T
+        theirs = arrays[key]
+        if not any(jnp.array_equal(ours.astype(dtype), theirs.astype(dtype)) for dtype in (ours.dtype, theirs.dtype)):
+            raise InputError(f"{folder}: the tensor {key} differs from {name} of this base: another base?")
+    return copies
+
+
+def _targeted(config: Mapping[str, Any], path: str) -> bool:
+    """Whether PEFT adapts the module: targets are names, whole or their last parts, or one regex for the whole path."""
+
+    def among(targets: str | list[str]) -> bool:
+        if isinstance(targets, str):
+            return re.fullmatch(targets, path) is not None
+        return any(path == target or path.endswith(f".{target}") for target in targets)
+
+    targets, layers = config["target_modules"], config["layers_to_transform"]
+    if among(config["exclude_modules"]) or not among(targets):
+        return False
+    if isinstance(targets, str) or path in targets or layers == []:
+        return True
+    layer = re.match(r"model\.layers\.(\d+)\.", path)
+    return layer is not None and int(layer[1]) in (layers if isinstance(layers, list) else [layers])
+
+
+def _alpha(adapter: LoRA) -> float:
+    """The alpha that gives this scaling again, bit for bit; a whole number where one does."""
+    s, rank = float(adapter.scaling), adapter.a.shape[-1]
+    whole = round(s * rank)
+    return whole if np.float32(scaling(whole, rank)) == np.float32(s) else s * rank
+
+
+def _config(base: Tree, named: Mapping[str, LoRA], base_name: str | None) -> dict[str, Any]:
     ranks = {_path(name): adapter.a.shape[-1] for name, adapter in named.items()}
-    alphas = {_path(name): number(float(adapter.scaling) * adapter.a.shape[-1]) for name, adapter in named.items()}
+    alphas = {_path(name): _alpha(adapter) for name, adapter in named.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     short = {name.rsplit(".", 1)[-1] for name in named}
     missing = {name.rsplit(".", 1)[-1] for name in placement.matrices(base) if name not in named}
     whole = short - missing  # targeted in every layer: the short name says it
     partial = [_path(name) for name in named if name.rsplit(".", 1)[-1] in missing]
-    dropouts = {float(adapter.dropout) for adapter in named.values() if adapter.dropout is not None}
+    dropouts = {float(str(np.float32(adapter.dropout))) for adapter in named.values() if adapter.dropout is not None}
     return {
         "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
         "base_model_name_or_path": base_name,
@@ -124,7 +197,7 @@ def _config(base: Tree, named: Mapping[str, LoRA], base_name: str | None) -> dic
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": alpha,
-        "lora_dropout": number(max(dropouts, default=0.0)),
+        "lora_dropout": max(dropouts, default=0.0),
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": rank,
@@ -149,14 +222,20 @@ def _read_config(path: Path) -> dict[str, Any]:
     refused = [name for name in REFUSED if config.get(name)]
     if config.get("bias", "none") != "none":
         refused.append("bias")
+    if (start := config.get("init_lora_weights")) not in PLAIN_STARTS:
+        refused.append(f"init_lora_weights={start!r}")
     if refused:
         raise InputError(f"{path}: {', '.join(refused)} is set, which plain LoRA does not have")
-    defaults = {
-        "r": 8,
-        "lora_alpha": 8,
-        "lora_dropout": 0.0,
-        "use_rslora": False,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-    }
-    return defaults | {name: config[name] for name in defaults if config.get(name) is not None}
+    found = {name: default if config.get(name) is None else config[name] for name, (default, _) in FIELDS.items()}
+    for name, (_, kind) in FIELDS.items():
+        if not isinstance(found[name], kind) or isinstance(found[name], bool) != (kind is bool):
+            raise InputError(f"{path}: {name} is {found[name]!r}, which is not of the type that it has in PEFT")
+        if isinstance(found[name], dict) and not all(isinstance(value, int | float) for value in found[name].values()):
+            raise InputError(f"{path}: {name} is {found[name]!r}, but its values must be numbers")
+    try:
+        for pattern in (*found["rank_pattern"], *found["alpha_pattern"]):
+            re.compile(pattern)
+        _targeted(found, "")
+    except re.error as error:
+        raise InputError(f"{path}: {error.pattern!r} is not a regular expression: {error}") from error
+    return found

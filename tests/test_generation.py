@@ -1,0 +1,200 @@
+"""Sampling: what the cache and the padding must not change, and draws counted against their probabilities."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lora_jax.errors import InputError
+from lora_jax.generation import choose, generate, sample
+from lora_jax.transformer import Config, forward, init
+
+CONFIG = Config(
+    vocab_size=61,
+    hidden_size=20,
+    intermediate_size=28,
+    num_hidden_layers=3,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    head_dim=6,
+    rope_theta=300.0,
+    tie_word_embeddings=False,
+)
+NEW = 9
+LOGITS = np.asarray([0.3, 2.0, -1.0, 1.2, 0.9, -0.4, 1.7], np.float32)  # the order is 1, 6, 3, 4, 0, 5, 2
+
+
+class Letters:
+    """One token a letter; the end is never drawn."""
+
+    eos_id = None
+
+    def encode(self, text):
+        return [ord(letter) - ord("A") for letter in text]
+
+    def decode(self, ids):
+        return "".join(chr(ord("A") + i) for i in ids)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Weights large enough that the next token depends on all before it."""
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: init(jax.random.key(0), CONFIG))
+
+    def leaf(path, x):
+        return jnp.asarray(rng.normal("norm" in jax.tree_util.keystr(path), 0.4, x.shape), jnp.float32)
+
+    return jax.tree.map_with_path(leaf, shapes)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    """`(tokens, segments, lengths)`: four prompts of different lengths, padded on the left with a real token."""
+    lengths = np.asarray([12, 1, 7, 4])
+    tokens = np.random.default_rng(1).integers(0, 61, (4, 12)).astype(np.int32)
+    segments = (np.arange(12) >= 12 - lengths[:, None]).astype(np.int32)
+    return np.where(segments == 1, tokens, 5), segments, lengths
+
+
+@pytest.fixture(scope="module")
+def greedy(params, prompts):
+    return np.asarray(sample(CONFIG, params, *prompts[:2], jax.random.key(0), new_tokens=NEW, temperature=0.0))
+
+
+def test_greedy_decoding_takes_the_likeliest_token_of_a_plain_forward_at_each_step(params, prompts, greedy):
+    """The forward sees each whole text without a cache and without padding on the left."""
+    tokens, _, lengths = prompts
+    texts = np.zeros((4, 12 + NEW), np.int32)
+    for row, n in enumerate(lengths):
+        texts[row, : n + NEW] = [*tokens[row, 12 - n :], *greedy[row]]
+    logits = np.asarray(jax.jit(forward, static_argnums=0)(CONFIG, params, texts))
+    compared = 0
+    for row, n in enumerate(lengths):
+        for step, chosen in enumerate(greedy[row]):
+            *_, second, best = np.sort(logits[row, n - 1 + step])
+            if best - second > 1e-3:
+                compared += 1
+                assert chosen == logits[row, n - 1 + step].argmax(), (row, step)
+    assert compared >= 0.9 * greedy.size
+    assert len({tuple(row) for row in greedy}) == 4 and len(set(greedy.flat)) > 8
+
+
+def test_a_row_ends_with_its_end_token_and_is_filled_with_it(params, prompts, greedy):
+    end_id = int(greedy[0, 3])
+    found = sample(CONFIG, params, *prompts[:2], jax.random.key(0), new_tokens=NEW, temperature=0.0, end_id=end_id)
+    expected = greedy.copy()
+    for row in expected:
+        if end_id in row:
+            row[row.tolist().index(end_id) :] = end_id
+    np.testing.assert_array_equal(found, expected)
+    assert (expected[0] == end_id).sum() > 1 and not (expected == end_id).any(axis=1).all()
+
+
+def test_all_rows_ending_at_once_leaves_nothing_but_the_end_token(params, prompts, greedy):
+    tokens, segments, _ = (x[:1] for x in prompts)
+    end_id = int(greedy[0, 0])
+    found = sample(CONFIG, params, tokens, segments, jax.random.key(0), new_tokens=NEW, temperature=0.0, end_id=end_id)
+    assert (np.asarray(found) == end_id).all()
+
+
+def probabilities(temperature, top_k, top_p):
+    """By hand: of the k likeliest, the fewest whose probabilities sum to at least p."""
+    p = np.exp(LOGITS / temperature)
+    order = np.argsort(-LOGITS)[:top_k]
+    kept = order if top_p is None else order[: np.searchsorted(np.cumsum(p[order]) / p[order].sum(), top_p) + 1]
+    return np.where(np.isin(np.arange(LOGITS.size), kept), p, 0) / p[kept].sum()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p", "possible"),
+    [
+        (1.0, None, None, 7),
+        (0.5, None, None, 7),
+        (3.0, None, None, 7),
+        (1.0, 3, None, 3),
+        (0.7, None, 0.8, 3),
+        (1.0, None, 1.0, 7),
+        (2.0, 4, 0.6, 3),
+        (1.0, None, 0.01, 1),
+    ],
+)
+def test_draws_come_as_often_as_their_probabilities_say(temperature, top_k, top_p, possible):
+    expected = probabilities(temperature, top_k, top_p)
+    assert (expected > 0).sum() == possible
+    draws = 20_000
+    drawn = choose(jax.random.key(4), jnp.tile(LOGITS, (draws, 1)), temperature, top_k, top_p)
+    counts = np.bincount(drawn, minlength=LOGITS.size)
+    assert counts[expected == 0].sum() == 0
+    seen, wanted = counts[expected > 0], draws * expected[expected > 0]
+    # Chi-square with at most 6 degrees of freedom: above 30 once in 25,000 keys.
+    assert ((seen - wanted) ** 2 / wanted).sum() < 30
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (3, None), (None, 0.5)])
+def test_temperature_zero_takes_the_likeliest_whatever_the_key(top_k, top_p):
+    rows = jax.random.randint(jax.random.key(1), (50, 7), -3, 3) * 1.0  # where two share the first place: the earlier
+    for key in jax.random.split(jax.random.key(2), 3):
+        np.testing.assert_array_equal(choose(key, rows, 0.0, top_k, top_p), rows.argmax(axis=1))
+
+
+def test_the_same_key_gives_the_same_text_and_another_key_another(params):
+    first, again, other = (
+        generate(CONFIG, params, Letters(), "HELLO", key=jax.random.key(k), new_tokens=NEW) for k in (3, 3, 4)
+    )
+    assert first == again != other
+    assert len(first) == NEW
+
+
+def test_every_row_and_every_step_draws_anew(params, prompts):
+    """Where all tokens are equally likely, 64 draws of 61 tokens hold about 40 different ones."""
+    even = params | {"lm_head": 0 * params["lm_head"]}
+    found = np.asarray(sample(CONFIG, even, *prompts[:2], jax.random.key(0), new_tokens=64))
+    assert all(len(set(row.tolist())) > 25 for row in found)
+    assert max((found[i] == found[j]).mean() for i in range(4) for j in range(i)) < 0.2
+
+
+def test_a_string_gives_a_string_and_a_list_gives_each_what_it_gets_alone(params):
+    words = ["HELLO", "AB"]
+    alone = [generate(CONFIG, params, Letters(), word, new_tokens=NEW, temperature=0.0) for word in words]
+    assert generate(CONFIG, params, Letters(), words, new_tokens=NEW, temperature=0.0) == alone
+    assert all(isinstance(text, str) for text in alone)
+
+
+def test_the_text_ends_before_the_end_token(params):
+    whole = generate(CONFIG, params, Letters(), "HELLO", new_tokens=NEW, temperature=0.0)
+    ending = Letters()
+    ending.eos_id = ending.encode(whole)[4]
+    text = generate(CONFIG, params, ending, "HELLO", new_tokens=NEW, temperature=0.0)
+    assert text == whole[: whole.index(whole[4])]
+
+
+def test_two_temperatures_and_two_prompts_share_one_compilation(params):
+    before = sample._cache_size()
+    for prompt, temperature, top_p in (("HELLO", 0.7, 0.9), ("AB", 0.9, 0.5), ("ABCDEFGHIJ", 0.0, 1.0)):
+        generate(CONFIG, params, Letters(), prompt, new_tokens=NEW, temperature=temperature, top_p=top_p, top_k=11)
+    assert sample._cache_size() == before + 1
+
+
+def test_a_bfloat16_model_generates(params, prompts):
+    halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    found = sample(CONFIG, halved, *prompts[:2], jax.random.key(0), new_tokens=NEW)
+    assert found.shape == (4, NEW) and found.dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ("", {}, "give at least one prompt, none of them empty"),
+        ([], {}, "give at least one prompt, none of them empty"),
+        (["AB", ""], {}, "give at least one prompt, none of them empty"),
+        ("AB", {"temperature": -0.1}, "temperature must be 0 or more"),
+        ("AB", {"new_tokens": 0}, "new_tokens at least 1"),
+        ("AB", {"top_k": 0}, "top_k 1 to the vocabulary's size"),
+        ("AB", {"top_k": 62}, "top_k 1 to the vocabulary's size"),
+        ("AB", {"top_p": 0.0}, "top_p must be above 0 and at most 1, not 0.0"),
+        ("AB", {"top_p": 1.5}, "top_p must be above 0 and at most 1, not 1.5"),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_a_sentence(params, prompts, options, message):
+    with pytest.raises(InputError, match=message):
+        generate(CONFIG, params, Letters(), prompts, **options)

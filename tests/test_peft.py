@@ -1,0 +1,261 @@
+"""Adapters in PEFT's format: what PEFT wrote is read, what is written PEFT reads, and what is broken is refused.
+
+The base: D 24, F 28, H 8, K 2, C 6, V 43, L 3, with biases and a head of its own; ranks 7 and others; no factor is 0.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lora_jax.adapters import lora
+from lora_jax.adapters.base import Adapter, attach, combine
+from lora_jax.errors import InputError
+from lora_jax.files import huggingface
+from lora_jax.files.peft import load_adapter, save_adapter
+from lora_jax.transformer import forward
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = ("plain", "patterns", "rslora", "regex", "embedding", "one_layer")
+OPTIONS = {
+    "uniform": {"rank": 5, "alpha": 16.5},
+    "ranks": {"rank": 5, "rank_pattern": {r"layers\.[02]\.mlp\..*": 3, "q_proj": 9}, "alpha_pattern": {"v_proj": 7.3}},
+    "targets": {"rank": 4, "targets": r"layers\.0\..*\.q_proj|layers\.[12]\..*\.down_proj|embed_tokens|lm_head"},
+    "frozen_a": {"rank": 5, "freeze_a": True},
+    "rslora": {"rank": 7, "alpha": 10, "rank_stabilized": True},
+    "dropout": {"rank": 6, "dropout": 0.1, "targets": "attention"},
+    "almost_whole_alpha": {"rank": 3, "alpha": 16.00004},
+}
+Q_PROJ = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
+logits_of = jax.jit(forward, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return huggingface.load(GOLDEN / "peft_base")
+
+
+def error(found, expected):
+    """The largest difference, relative to the largest value expected."""
+    assert found.shape == expected.shape
+    return np.abs(np.asarray(found) - np.asarray(expected)).max() / np.abs(np.asarray(expected)).max()
+
+
+def trained(params, **options):
+    """Adapters whose factors are all away from zero."""
+    adapters, constants = lora.init(jax.random.key(3), params, **options)
+    rng = np.random.default_rng(4)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.15, x.shape), x.dtype), adapters), constants
+
+
+def whole(adapters, constants):
+    """Every adapter's fields by its path, what trains and what does not alike."""
+    return jax.tree.leaves_with_path(combine(adapters, constants))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_adapter_that_peft_wrote_gives_its_logits_and_not_those_of_the_base(name, model):
+    config, params = model
+    golden = np.load(GOLDEN / f"peft_{name}" / "logits.npz")
+    adapters, constants = load_adapter(GOLDEN / f"peft_{name}", base=params)
+    found = logits_of(config, attach(params, adapters, constants), golden["tokens"])
+    assert error(found, golden["logits"]) < 1e-5
+    assert error(logits_of(config, params, golden["tokens"]), golden["logits"]) > 0.1
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_saving_and_loading_keeps_every_bit_of_factors_and_scaling(name, model, tmp_path):
+    _, params = model
+    adapters, constants = trained(params, **OPTIONS[name])
+    save_adapter(tmp_path / "a", adapters, constants, base=params)
+    before, after = whole(adapters, constants), whole(*load_adapter(tmp_path / "a", base=params))
+    assert [path for path, _ in before] == [path for path, _ in after]
+    for (path, ours), (_, read) in zip(before, after, strict=True):
+        assert ours.dtype == read.dtype
+        np.testing.assert_array_equal(ours, read, err_msg=jax.tree_util.keystr(path))
+
+
+def test_what_is_loaded_trains_its_factors_and_nothing_else(model):
+    adapters, constants = load_adapter(GOLDEN / "peft_plain", base=model[1])
+    q_proj, fixed = (tree["layers"]["self_attn"]["q_proj"] for tree in (adapters, constants))
+    assert q_proj.a.shape == (3, 24, 7) and q_proj.b.shape == (3, 7, 48)
+    assert q_proj.scaling is None and q_proj.dropout is None
+    assert fixed.a is None and fixed.b is None
+    np.testing.assert_array_equal(fixed.scaling, np.full(3, 11 / 7, np.float32))
+    np.testing.assert_array_equal(fixed.dropout, np.full(3, 0.1, np.float32))
+
+
+def test_layers_in_two_runs_save_the_same_files_and_load_again(model, tmp_path):
+    config, params = model
+    runs = tuple(jax.tree.map(lambda x, at=at: x[at], params["layers"]) for at in (slice(0, 1), slice(1, 3)))
+    split, tokens = params | {"layers": runs}, np.arange(34).reshape(2, 17)
+    options = {"targets": r"layers\.[12]\.self_attn\.q_proj|.*down_proj", "rank": 5}
+    adapters, constants = trained(split, **options)
+    save_adapter(tmp_path / "split", adapters, constants, base=split)
+    ours = logits_of(config, attach(split, adapters, constants), tokens)
+    for base in (split, params):
+        found = logits_of(config, attach(base, *load_adapter(tmp_path / "split", base=base)), tokens)
+        assert error(found, ours) < 1e-5
+    save_adapter(tmp_path / "whole", *load_adapter(tmp_path / "split", base=params), base=params)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "split" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_factors_stay_as_exact_as_bfloat16_in_a_file_of_bfloat16(model, tmp_path):
+    adapters, constants = trained(model[1], rank=5, dtype=jnp.bfloat16)
+    save_adapter(tmp_path / "a", adapters, constants, base=model[1])
+    assert load_file(tmp_path / "a" / "adapter_model.safetensors")[Q_PROJ.format("A")].dtype == jnp.bfloat16
+    before, after = whole(adapters, constants), whole(*load_adapter(tmp_path / "a", base=model[1]))
+    for (_, ours), (_, read) in zip(before, after, strict=True):
+        assert read.dtype == jnp.float32
+        np.testing.assert_array_equal(ours.astype(jnp.float32), read)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's own
+@pytest.mark.parametrize("name", OPTIONS)
+def test_peft_reads_what_is_saved_here_key_by_key_and_gives_the_same_logits(name, model, tmp_path):
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    from transformers import LlamaForCausalLM
+
+    config, params = model
+    adapters, constants = trained(params, **OPTIONS[name])
+    save_adapter(tmp_path / "a", adapters, constants, base=params)
+    base = LlamaForCausalLM.from_pretrained(GOLDEN / "peft_base")
+    tokens = np.random.default_rng(2).integers(0, 43, (5, 17))
+    with torch.no_grad():
+        plain = base(torch.tensor(tokens)).logits.numpy()
+        theirs = peft.get_peft_model(base, peft.LoraConfig.from_pretrained(tmp_path / "a")).eval()
+        result = theirs.load_adapter(tmp_path / "a", "default")
+        logits = theirs(torch.tensor(tokens)).logits.numpy()
+    assert result.missing_keys == [] and result.unexpected_keys == []
+    held = peft.get_peft_model_state_dict(theirs, save_embedding_layers=False)
+    file = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert held.keys() == file.keys()
+    assert all(np.array_equal(held[key].numpy(), file[key]) for key in file)
+    assert error(logits_of(config, attach(params, adapters, constants), tokens), logits) < 1e-5
+    assert error(plain, logits) > 0.1
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Path(shutil.copytree(GOLDEN / "peft_plain", tmp_path / "adapter"))
+
+
+def change_config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change_tensors(folder, change):
+    arrays = load_file(folder / "adapter_model.safetensors")
+    change(arrays)
+    save_file(arrays, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peft_type": "IA3"}, "only adapters of peft_type LORA can be read, and this one's is 'IA3'"),
+        ({"use_dora": True}, "use_dora is set, which plain LoRA does not have"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set"),
+        ({"bias": "all"}, "bias is set"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4' is set"),
+        ({"r": 6}, r"q_proj has factors \(24, 7\) and \(7, 48\), and its configuration says rank 6"),
+        ({"rank_pattern": {"v_proj": 3}}, r"layers.0.self_attn.v_proj has factors .* configuration says rank 3"),
+        ({"r": "7"}, "r is '7', which is not of the type that it has in PEFT"),
+        ({"lora_alpha": True}, "lora_alpha is True, which is not of the type that it has in PEFT"),
+        ({"alpha_pattern": {"q_proj": "5"}}, "alpha_pattern is {'q_proj': '5'}, but its values must be numbers"),
+        ({"rank_pattern": {"q_(proj": 3}}, r"'q_\(proj' is not a regular expression"),
+        ({"target_modules": ".*(q_proj"}, r"'\.\*\(q_proj' is not a regular expression"),
+        (
+            {"target_modules": ["q_proj", "v_proj", "down_proj", "o_proj"]},
+            r"layers\.0\.self_attn\.o_proj\.lora_A\.weight is missing; layers\.0\.self_attn\.o_proj needs both factors",
+        ),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(changes, message, folder, model):
+    change_config(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        load_adapter(folder, base=model[1])
+
+
+def misshape(arrays):
+    arrays[Q_PROJ.format("B")] = arrays[Q_PROJ.format("B")][:-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays.pop(Q_PROJ.format("B")), r"layers\.1\.self_attn\.q_proj\.lora_B\.weight is missing"),
+        (
+            lambda arrays: [arrays.pop(Q_PROJ.format(x)) for x in "AB"],
+            r"layers\.1\.self_attn\.q_proj\.lora_A\.weight is missing; layers\.1\.self_attn\.q_proj needs both factors",
+        ),
+        (
+            lambda arrays: arrays.update({"base_model.model.model.layers.3.x": np.zeros(1, np.float32)}),
+            r"the tensor base_model\.model\.model\.layers\.3\.x \(1 in all\) belongs to nothing in this base",
+        ),
+        (misshape, r"layers\.1\..*q_proj: the adapter is for a \(24, 47\) matrix and the base's is \(24, 48\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(change, message, folder, model):
+    change_tensors(folder, change)
+    with pytest.raises(InputError, match=message):
+        load_adapter(folder, base=model[1])
+
+
+def test_a_missing_or_broken_file_is_named(folder, model):
+    weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is not a whole safetensors file"):
+        load_adapter(folder, base=model[1])
+    weights.unlink()
+    with pytest.raises(InputError, match=r"there is no file .*adapter_model\.safetensors"):
+        load_adapter(folder, base=model[1])
+    settings.write_text('{"peft_type": "LORA",')
+    with pytest.raises(InputError, match=r"adapter_config\.json cannot be read as JSON: Expecting property name"):
+        load_adapter(folder, base=model[1])
+    settings.unlink()
+    with pytest.raises(InputError, match=r"there is no adapter_config\.json in .*adapter: it is not an adapter"):
+        load_adapter(folder, base=model[1])
+
+
+def test_an_adapter_of_another_base_is_refused(model):
+    _, params = model
+    shallow = params | {"layers": jax.tree.map(lambda x: x[:2], params["layers"])}
+    with pytest.raises(InputError, match=r"layers\.2\.mlp.* \(6 in all\) belongs to nothing in this base"):
+        load_adapter(GOLDEN / "peft_plain", base=shallow)
+    doubled = params | {"lm_head": 2 * params["lm_head"]}
+    with pytest.raises(InputError, match=r"lm_head\.base_layer\.weight differs from lm_head of this base"):
+        load_adapter(GOLDEN / "peft_embedding", base=doubled)
+
+
+def test_the_copies_that_peft_keeps_of_the_base_may_be_of_a_finer_dtype(model):
+    halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model[1])
+    adapters, _ = load_adapter(GOLDEN / "peft_embedding", base=halved)
+    assert set(adapters) == {"embed_tokens", "lm_head", "layers"}
+
+
+def test_an_adapter_on_a_tied_embedding_is_neither_saved_nor_loaded(model, tmp_path):
+    tied = {name: value for name, value in model[1].items() if name != "lm_head"}
+    with pytest.raises(InputError, match=r"embed_tokens is tied to the head in this base.* `untie\(params\)`"):
+        save_adapter(tmp_path / "a", *trained(tied, targets=["embed_tokens"]), base=tied)
+    assert not (tmp_path / "a").exists()
+    folder = Path(shutil.copytree(GOLDEN / "peft_embedding", tmp_path / "b"))
+    change_tensors(folder, lambda arrays: [arrays.pop(key) for key in list(arrays) if "lm_head" in key])
+    with pytest.raises(InputError, match="embed_tokens is tied to the head in this base"):
+        load_adapter(folder, base=tied)
+
+
+def test_only_lora_is_saved(model, tmp_path):
+    with pytest.raises(InputError, match="there is no LoRA to save"):
+        save_adapter(tmp_path, {}, {}, base=model[1])
+    other = {"lm_head": Adapter()}
+    with pytest.raises(InputError, match="there is no LoRA to save: lm_head is a Adapter"):
+        save_adapter(tmp_path, other, other, base=model[1])
