@@ -20,7 +20,7 @@ PROMPTS = (
     "The old man looked out at the sea and",
     "In the morning the rain had stopped, and",
 )
-LENGTH, BATCH, RANK, RATE = 128, 4, 16, 1e-3
+LENGTH, BATCH, RANK, RATE, WARMUP = 128, 4, 16, 1.5e-3, 4
 
 
 def run(folder: str | Path, *, steps: int = 80, seed: int = 0, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -48,8 +48,9 @@ def run(folder: str | Path, *, steps: int = 80, seed: int = 0, say: Callable[[st
         text.Batches(train, BATCH, seed=seed),
         rate=RATE,
         steps=steps,
+        warmup=WARMUP,
+        decay=True,
         held_out=text.Batches.in_order(held_out, 8),
-        evaluate_every=None,
     )
     after = write(attach(frozen, state.trainable, constants))
     for prompt, old, new in zip(PROMPTS, before, after, strict=True):

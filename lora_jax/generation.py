@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.errors import InputError
-from lora_jax.transformer import Config, Params, forward, init_cache
+from lora_jax.transformer import Config, Params, forward, head, hidden_states, init_cache
 
 PROMPT_BUCKET = 32  # prompts are padded to a multiple of this, so that most lengths share one compiled program
 
@@ -62,9 +62,9 @@ def sample(
     dtype = jax.eval_shape(lambda: params["embed_tokens"][prompts]).dtype
     cache = init_cache(config, B, T + new_tokens, dtype)
     positions = jnp.maximum(jnp.arange(T) - offset[:, None], 0)  # (B, T)
-    logits, cache = forward(config, params, prompts, positions=positions, segments=segments, cache=cache)
+    x, cache = hidden_states(config, params, prompts, positions=positions, segments=segments, cache=cache)
     key, subkey = jax.random.split(key)
-    first = choose(subkey, logits[:, -1], temperature, top_k, top_p)  # (B,)
+    first = choose(subkey, x[:, -1] @ head(params), temperature, top_k, top_p)  # (B,), from the last position alone
     written = jnp.full((B, new_tokens), end_id, jnp.int32).at[:, 0].set(first)  # (B, N)
 
     def unfinished(state: Any) -> Any:
@@ -103,17 +103,23 @@ def generate(
     encoded = [tokenizer.encode(text) for text in texts]
     if not encoded or not all(encoded):
         raise InputError("there is nothing to continue: give at least one prompt, none of them empty")
-    if temperature < 0 or new_tokens < 1 or not (top_k is None or 1 <= top_k <= config.vocab_size):
-        raise InputError("temperature must be 0 or more, new_tokens at least 1, top_k 1 to the vocabulary's size")
+    if not temperature >= 0 or new_tokens < 1 or (top_k is not None and top_k < 1):
+        raise InputError("temperature must be 0 or more, new_tokens at least 1, and top_k at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p must be above 0 and at most 1, not {top_p}")
     length = -(-max(map(len, encoded)) // PROMPT_BUCKET) * PROMPT_BUCKET
     tokens, segments = np.zeros((2, len(encoded), length), np.int32)
     for row, ids in enumerate(encoded):
         tokens[row, length - len(ids) :], segments[row, length - len(ids) :] = ids, 1
+    if length + new_tokens > config.max_position_embeddings:
+        raise InputError(
+            f"a prompt of up to {length} tokens and {new_tokens} new ones are more than the "
+            f"{config.max_position_embeddings} positions that this model was made for"
+        )
     end_id = -1 if tokenizer.eos_id is None else tokenizer.eos_id
     key = jax.random.key(0) if key is None else key
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "end_id": end_id}
+    top_k = top_k and min(top_k, config.vocab_size)
+    options = {"temperature": float(temperature), "top_k": top_k, "top_p": top_p and float(top_p), "end_id": end_id}
     written = sample(config, params, tokens, segments, key, new_tokens=new_tokens, **options)
     new = [row[: row.index(end_id)] if end_id in row else row for row in np.asarray(written).tolist()]
     texts = [tokenizer.decode(ids) for ids in new]

@@ -93,10 +93,10 @@ def fit(
             losses.append(float(value))
             # A gradient that overflows under a finite loss would put its NaNs into the next checkpoint.
             if not np.isfinite([losses[-1], float(norm)]).all():
-                found = f"the loss became {losses[-1]}, its gradient's norm {float(norm)},"
-                last = f"{losses[-2]:.3f} before it" if at else "there was none before it"
+                found = f"the loss is {losses[-1]:.3f} and its gradient's norm {float(norm):.3g}"
+                before = f"{losses[-2]:.3f} before it" if at else "the first"
                 advice = "try a lower learning rate, or clip the gradient's norm to 1.0"
-                raise NonFiniteLoss(f"{found} at step {at + 1} ({last}): {advice}")
+                raise NonFiniteLoss(f"at step {at + 1} ({before}) {found}: {advice}")
             rate = batch["tokens"].size / (time.perf_counter() - began)
             bar.set_postfix(loss=f"{losses[-1]:.3f}", tokens_per_s=f"{rate:,.0f}", refresh=False)
             bar.update()

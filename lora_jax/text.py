@@ -182,7 +182,9 @@ def verse(tokenizer: Any, sequences: int, length: int, *, held_out: int = 128, s
     def packed(texts: list[str]) -> Packed:
         return pack([encode_document(tokenizer, Document(text=passage)) for passage in texts], length)
 
-    return packed(passages.train), Packed(**packed(passages.held_out).rows(slice(0, held_out)))
+    kept = packed(passages.held_out)
+    spread = np.linspace(0, len(kept) - 1, held_out).astype(int)  # from every held-out block alike
+    return packed(passages.train), Packed(**kept.rows(spread))
 
 
 class Batches:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lora_jax.errors import InputError
 from lora_jax.weights import Biased, pytree
 
 Params = dict[str, Any]
@@ -100,7 +101,7 @@ class Cache:
 
 
 def init_cache(config: Config, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache with room for `slots` tokens a row."""
+    """An empty cache with room for `slots` tokens a row: all that will ever be written, since none is let go."""
     shape = (config.num_hidden_layers, batch, slots, config.num_key_value_heads, config.head_dim)
     empty = jnp.zeros((batch, slots), jnp.int32)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, jnp.zeros((), jnp.int32))
@@ -229,6 +230,10 @@ def hidden_states(
 
 def _extend(cache: Cache, fresh: tuple[Array, Array], segments: Int[Array, "B T"]) -> Cache:
     """The cache with this call's keys and values (L, B, T, K, C) written behind what it holds."""
+    if segments.shape[1] > cache.segments.shape[1]:
+        raise InputError(
+            f"{segments.shape[1]} tokens do not fit a cache of {cache.segments.shape[1]} slots: make it larger"
+        )
     write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=cache.length)
     k, v = (write(old, new.astype(old.dtype), axis=2) for old, new in zip((cache.k, cache.v), fresh, strict=True))
     return Cache(k, v, write(cache.segments, segments, axis=1), cache.length + segments.shape[1])

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lora_jax import transformer
 from lora_jax.adapters.base import attach
@@ -23,6 +24,15 @@ CONFIG = transformer.Config(
     tie_word_embeddings=False,
 )
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """For a module of tests that imports this: programs that run a moment need not be optimized for minutes."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @functools.cache

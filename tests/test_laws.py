@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 import small_model as tiny
+from small_model import quick_compilation  # noqa: F401
 
 import lora_jax.adapters
 from lora_jax import transformer

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import small_model as tiny
+from small_model import quick_compilation  # noqa: F401
 
 from lora_jax import transformer
 from lora_jax.adapters import lora
@@ -167,6 +168,7 @@ def test_the_search_finds_every_gradient_of_the_full_step(steps):
 
 
 def test_the_compiled_step_multiplies_out_no_gradient_of_a_frozen_weight(steps):
+    jax.config.update("jax_disable_most_optimizations", False)  # as users run it; the module's fixture restores it
     assert weight_shaped_products(steps["lora"].lower().compile().as_text()) == set()
     found = weight_shaped_products(steps["full"].lower().compile().as_text())
     assert {frozenset(shape) for shape in found} == {frozenset(shape) for shape in SHAPES.values()}

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import small_model as tiny
+from small_model import quick_compilation  # noqa: F401
 
 from lora_jax import transformer
 from lora_jax.adapters import lora
