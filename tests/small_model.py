@@ -29,7 +29,7 @@ MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "dow
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
     """For a module of tests that imports this: programs that run a moment need not be optimized for minutes."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
