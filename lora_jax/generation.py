@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.errors import InputError
-from lora_jax.transformer import Config, Params, forward, head, hidden_states, init_cache
+from lora_jax.transformer import Cache, Config, Params, forward, head, hidden_states, init_cache
 
 PROMPT_BUCKET = 32  # prompts are padded to a multiple of this, so that most lengths share one compiled program
 
@@ -57,10 +57,11 @@ def sample(
 
     Prompts are padded on the left: `segments` is 0 on padding and 1 on the prompt. It stops early once all rows ended.
     """
+    prompts, segments = jnp.asarray(prompts), jnp.asarray(segments)
     B, T = prompts.shape
     offset = jnp.argmax(segments, axis=1)  # (B,) the padding before each prompt
     dtype = jax.eval_shape(lambda: params["embed_tokens"][prompts]).dtype
-    cache = init_cache(config, B, T + new_tokens, dtype)
+    cache: Cache | None = init_cache(config, B, T + new_tokens, dtype)
     positions = jnp.maximum(jnp.arange(T) - offset[:, None], 0)  # (B, T)
     x, cache = hidden_states(config, params, prompts, positions=positions, segments=segments, cache=cache)
     key, subkey = jax.random.split(key)

@@ -52,7 +52,8 @@ def _backward(kept: Any, dy: Array) -> Any:
     dx = dy @ (w + s * (a @ b)).T  # (*n, in)
     x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, in), (N, out)
     xa, dyb = x @ a, dy @ b.T  # (N, R)
-    return dx, x.T @ dy, s * (x.T @ dyb), s * (xa.T @ dy), jnp.sum(xa * dyb)
+    da, db = s * (x.T @ dyb), s * (xa.T @ dy)  # (in, R), (R, out)
+    return dx, x.T @ dy, da.astype(a.dtype), db.astype(b.dtype), jnp.sum(xa * dyb)
 
 
 formed.defvjp(_forward, _backward)
