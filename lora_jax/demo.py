@@ -51,6 +51,7 @@ def run(folder: str | Path, *, steps: int = 80, seed: int = 0, say: Callable[[st
         warmup=WARMUP,
         decay=True,
         held_out=text.Batches.in_order(held_out, 8),
+        evaluate_every=-(-steps // 4),
     )
     after = write(attach(frozen, state.trainable, constants))
     for prompt, old, new in zip(PROMPTS, before, after, strict=True):

@@ -7,12 +7,14 @@ The table of licences in docs/downloads.md comes from the code that fetches.
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from lora_jax import plots
 from lora_jax.files import assets
 
 ROOT = Path(__file__).resolve().parent.parent
+QUOTED = 1  # which of the prompts the README shows
 RECORD = ROOT / "figures" / "data" / "demo.json"
 
 
@@ -20,17 +22,19 @@ def demo() -> str:
     table = json.loads(RECORD.read_text())
     (_, first), (_, last) = table["evaluations"][0], table["evaluations"][-1]
     settings, sizes = table["settings"], table["bytes"]
-    prompt, before, after = (table[name][0] for name in ("prompts", "before", "after"))
-    quoted = "\n".join(f"> {line}  " for line in (prompt + after).strip().split("\n"))
+    prompt, before, after = (table[name][QUOTED] for name in ("prompts", "before", "after"))
     full, lora = (sum(sizes[method].values()) / 1e9 for method in ("full", "lora"))
-    batch = f"{settings['batch']} x {settings['length']}"
-    return (
-        f"`make demo` took {table['seconds'] / 60:.1f} minutes on two cores without a GPU, the downloads aside. It "
-        f"trains {settings['model']} for {settings['steps']} steps of {batch} tokens of verse, and the loss on "
-        f"{table['held_out']} held-out sequences falls from {first:.2f} to {last:.2f} nats a token. Weights, gradients "
-        f"and optimizer state take {lora:.2f} GB; full fine-tuning would take {full:.2f} GB. Before, the model went on "
-        f"from a prompt like this:\n\n> {' '.join((prompt + before).split())}\n\nand after:\n\n{quoted}\n"
+    said = (
+        f"`make demo` took {table['seconds'] / 60:.1f} minutes on two cores without a GPU, the downloads aside. It trains "
+        f"{settings['model']} for {settings['steps']} steps of {settings['batch']} x {settings['length']} tokens of verse, "
+        f"and the loss on {table['held_out']} held-out sequences falls from {first:.2f} to {last:.2f} nats a token. Weights, "
+        f"gradients and optimizer state take {lora:.2f} GB, where full fine-tuning takes {full:.2f} GB. It prints what the "
+        f"model writes to {len(table['prompts'])} prompts, before and after. To one of them:"
     )
+    texts = {"before": " ".join((prompt + before).split()), "after": prompt + after.rstrip()}
+    columns = [text.replace("\n", "<br>") for text in texts.values()]
+    table_rows = ["| before | after |", "|---|---|", f"| {columns[0]} | {columns[1]} |"]
+    return textwrap.fill(said, 120) + "\n\n" + "\n".join(table_rows) + "\n"
 
 
 def put(path: Path, mark: str, text: str) -> str:
