@@ -24,17 +24,18 @@ def demo() -> str:
     settings, sizes = table["settings"], table["bytes"]
     prompt, before, after = (table[name][QUOTED] for name in ("prompts", "before", "after"))
     full, lora = (sum(sizes[method].values()) / 1e9 for method in ("full", "lora"))
+    size = f"{settings['steps']} steps of {settings['batch']} x {settings['length']} tokens of verse"
     said = (
-        f"`make demo` took {table['seconds'] / 60:.1f} minutes on two cores without a GPU, the downloads aside. It trains "
-        f"{settings['model']} for {settings['steps']} steps of {settings['batch']} x {settings['length']} tokens of verse, "
-        f"and the loss on {table['held_out']} held-out sequences falls from {first:.2f} to {last:.2f} nats a token. Weights, "
-        f"gradients and optimizer state take {lora:.2f} GB, where full fine-tuning takes {full:.2f} GB. It prints what the "
-        f"model writes to {len(table['prompts'])} prompts, before and after. To one of them:"
+        f"`make demo` took {table['seconds'] / 60:.1f} minutes on two cores without a GPU, the downloads aside. "
+        f"It trains {settings['model']} for {size}, and the loss on {table['held_out']} held-out sequences falls from "
+        f"{first:.2f} to {last:.2f} nats a token. Weights, gradients and optimizer state take {lora:.2f} GB, where full "
+        f"fine-tuning takes {full:.2f} GB. It prints what the model writes to {len(table['prompts'])} prompts, before "
+        "and after. To one of them:"
     )
     texts = {"before": " ".join((prompt + before).split()), "after": prompt + after.rstrip()}
     columns = [text.replace("\n", "<br>") for text in texts.values()]
     table_rows = ["| before | after |", "|---|---|", f"| {columns[0]} | {columns[1]} |"]
-    return textwrap.fill(said, 120) + "\n\n" + "\n".join(table_rows) + "\n"
+    return textwrap.fill(said, 119) + "\n\n" + "\n".join(table_rows) + "\n"
 
 
 def put(path: Path, mark: str, text: str) -> str:
