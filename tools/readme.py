@@ -28,9 +28,9 @@ def demo() -> str:
     said = (
         f"`make demo` took {table['seconds'] / 60:.1f} minutes on two cores without a GPU, the downloads aside. "
         f"It trains {settings['model']} for {size}, and the loss on {table['held_out']} held-out sequences falls from "
-        f"{first:.2f} to {last:.2f} nats a token. Weights, gradients and optimizer state take {lora:.2f} GB, where full "
-        f"fine-tuning takes {full:.2f} GB. It prints what the model writes to {len(table['prompts'])} prompts, before "
-        "and after. To one of them:"
+        f"{first:.2f} to {last:.2f} nats a token. Weights, gradients and optimizer state take {lora:.2f} GB, where "
+        f"full fine-tuning takes {full:.2f} GB. It prints what the model writes to "
+        f"{len(table['prompts'])} prompts, before and after. To one of them:"
     )
     texts = {"before": " ".join((prompt + before).split()), "after": prompt + after.rstrip()}
     columns = [text.replace("\n", "<br>") for text in texts.values()]
