@@ -25,8 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
     try:
-        from lora_jax import commands  # here, so that --help does not wait for JAX
+        from lora_jax import commands, compilation  # here, so that --help does not wait for JAX
 
+        compilation.keep_compiled_programs()
         found = getattr(commands, name)(say=say, **arguments)
     except InputError as error:
         print(f"lora_jax: {error}", file=sys.stderr)

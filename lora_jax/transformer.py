@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lora_jax import attention as attentions
+from lora_jax.cross_entropy import cross_entropy
 from lora_jax.errors import InputError
 from lora_jax.weights import Biased, pytree
 
@@ -107,8 +109,9 @@ def init_cache(config: Config, batch: int, slots: int, dtype: Any = jnp.float32)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, jnp.zeros((), jnp.int32))
 
 
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=(2,))
 def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*b D"]:
-    """`x / rms(x) * scale`, the mean square taken in float32 (arXiv 1910.07467)."""
+    """`x / rms(x) * scale`, the mean square taken in float32 (arXiv 1910.07467). It keeps x alone."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return normed.astype(x.dtype) * scale.astype(x.dtype)
@@ -136,31 +139,22 @@ def rope(x: Float[Array, "B T N C"], angles: Float[Array, "B T P"]) -> Float[Arr
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)  # (B, T, N, C)
 
 
-def attention(
-    q: Float[Array, "B T H C"],
-    k: Float[Array, "B S K C"],
-    v: Float[Array, "B S K C"],
-    q_segments: Int[Array, "B T"],
-    k_segments: Int[Array, "B S"],
-) -> Float[Array, "B T H C"]:
-    """Causal attention within segments, the scores materialized in float32.
-
-    The last T of the S keys are the queries' own; those before them came from a cache. H / K query heads share a
-    key/value head (arXiv 2305.13245) and are grouped beside it, so that keys and values are never repeated.
-    """
-    B, T, H, C = q.shape
-    S, K = k.shape[1:3]
-    q = q.reshape(B, T, K, H // K, C)
-    scores = jnp.einsum("btkgc,bskc->bkgts", q, k, preferred_element_type=jnp.float32) * C**-0.5  # (B, K, G, T, S)
-    causal = jnp.arange(S)[None, :] <= jnp.arange(T)[:, None] + (S - T)  # (T, S)
-    visible = causal & (q_segments[:, :, None] == k_segments[:, None, :])  # (B, T, S)
-    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)  # (B, K, G, T, S)
-    return jnp.einsum("bkgts,bskc->btkgc", weights, v).reshape(B, T, H, C)
+@partial(jax.checkpoint, prevent_cse=False)
+def gate(g: Float[Array, "*b F"], u: Float[Array, "*b F"]) -> Float[Array, "*b F"]:
+    """`silu(g) * u` (SwiGLU, arXiv 2002.05202), keeping g and u alone: its plain derivative keeps five such arrays."""
+    return jax.nn.silu(g) * u
 
 
-def block(config: Config, layer: Params, x: Float[Array, "B T D"], angles: Array, segments: Array, past: Any) -> Any:
-    """One layer: attention, then the gated feed-forward (SwiGLU, arXiv 2002.05202), each added to the stream.
+def block(
+    config: Config,
+    attend: Callable[..., Any],
+    layer: Params,
+    x: Float[Array, "B T D"],
+    angles: Array,
+    segments: Array,
+    past: Any,
+) -> Any:
+    """One layer: attention, then the gated feed-forward, each added to the stream.
 
     `past` is (keys, values, segments) of the cache or None. Returns the stream and this call's (keys, values).
     """
@@ -177,11 +171,11 @@ def block(config: Config, layer: Params, x: Float[Array, "B T D"], angles: Array
         keys = jnp.concatenate([past[0].astype(k.dtype), k], axis=1)  # (B, S, K, C)
         values = jnp.concatenate([past[1].astype(v.dtype), v], axis=1)  # (B, S, K, C)
         k_segments = jnp.concatenate([past[2], segments], axis=1)  # (B, S)
-    mixed = attention(q, keys, values, segments, k_segments).reshape(B, T, -1)  # (B, T, H * C)
+    mixed = attend(q, keys, values, segments, k_segments).reshape(B, T, -1)  # (B, T, H * C)
     x = x + mixed @ attn["o_proj"]  # (B, T, D)
 
     h = rms_norm(x, layer["post_attention_layernorm"], config.rms_norm_eps)  # (B, T, D)
-    gated = jax.nn.silu(h @ mlp["gate_proj"]) * (h @ mlp["up_proj"])  # (B, T, F)
+    gated = gate(h @ mlp["gate_proj"], h @ mlp["up_proj"])  # (B, T, F)
     return x + gated @ mlp["down_proj"], (k, v)  # (B, T, D)
 
 
@@ -194,6 +188,7 @@ def hidden_states(
     segments: Int[ArrayLike, "B T"] | None = None,
     cache: Cache | None = None,
     remat: bool = False,
+    attention: str = "auto",
 ) -> tuple[Float[Array, "B T D"], Cache | None]:
     """The normed stream after the last layer, and the cache with this call's keys and values added.
 
@@ -209,10 +204,12 @@ def hidden_states(
         positions = (0 if cache is None else cache.length) + jnp.broadcast_to(jnp.arange(T), (B, T))  # (B, T)
     angles = jnp.asarray(positions)[..., None] * rope_frequencies(config)  # (B, T, P)
 
+    attend = attentions.choose(attention, T)
+
     def body(x: Array, scanned: Any) -> Any:
         layer, past = scanned
         past = None if past is None else (*past, cache.segments)  # type: ignore[union-attr]
-        x, kv = block(config, layer, x, angles, segments, past)
+        x, kv = block(config, attend, layer, x, angles, segments, past)
         return x, (None if cache is None else kv)
 
     body = jax.checkpoint(body, prevent_cse=False) if remat else body
@@ -270,19 +267,20 @@ def target_mask(batch: Batch) -> Float[Array, "B T"]:
     return jnp.pad(learned.astype(jnp.float32), ((0, 0), (0, 1)))  # (B, T)
 
 
-def loss(config: Config, params: Params, batch: Batch, *, remat: bool = False) -> Float[Array, ""]:
-    """Mean cross-entropy of the next token, in nats, in float32.
+def loss(
+    config: Config, params: Params, batch: Batch, *, remat: bool = False, attention: str = "auto"
+) -> Float[Array, ""]:
+    """Mean cross-entropy of the next token, in nats, in float32; the logits exist a chunk of tokens at a time.
 
     `batch` holds `tokens` (B, T) and may hold `mask` (B, T), zero for tokens not to be learned (padding, prompts),
     `segments` (B, T) and `positions` (B, T).
     """
     where = {name: batch[name] for name in ("segments", "positions") if name in batch}
-    logits = forward(config, params, batch["tokens"], remat=remat, **where).astype(jnp.float32)  # (B, T, V)
+    x, _ = hidden_states(config, params, batch["tokens"], remat=remat, attention=attention, **where)  # (B, T, D)
     targets = jnp.roll(batch["tokens"], -1, axis=1)  # (B, T); the last is never learned
     mask = target_mask(batch)  # (B, T)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]  # (B, T)
-    nats = jax.nn.logsumexp(logits, axis=-1) - chosen  # (B, T)
-    return jnp.sum(nats * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+    total = cross_entropy(x.reshape(-1, x.shape[-1]), head(params), targets.reshape(-1), mask.reshape(-1))
+    return total / jnp.maximum(jnp.sum(mask), 1.0)
 
 
 Loss = Callable[[Any, Any, Batch], Float[Array, ""]]  # loss(trainable, frozen, batch)

@@ -25,7 +25,9 @@ HEAVY = {
 BELOW = {
     "errors": set(),
     "weights": {"errors"},
-    "transformer": {"weights", "errors"},
+    "attention": {"errors"},
+    "cross_entropy": set(),
+    "transformer": {"weights", "attention", "cross_entropy", "errors"},
     "adapters": {"weights", "errors"},
     "training": {"transformer", "errors"},
     "files": {"transformer", "adapters", "tokenizer", "weights", "errors"},

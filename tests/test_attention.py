@@ -1,0 +1,92 @@
+"""Attention in blocks equals the textbook's, values and gradients, and never holds the T x S scores."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lora_jax import Config, InputError, attention, init, loss
+
+SHAPES = [  # B, T, S, H, K, C: more than a block, less than one, exactly one, keys from a cache, no grouping
+    (2, 600, 600, 6, 2, 16),
+    (3, 70, 70, 4, 2, 10),
+    (2, 256, 256, 3, 1, 8),
+    (2, 70, 300, 4, 4, 8),
+    (1, 300, 900, 6, 3, 12),
+]
+
+
+def both(B, T, S, H, K, C, dtype=jnp.float32):
+    """Outputs and gradients by each way, for random segments, those of padding aside."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    q, k, v = (jax.random.normal(x, (B, n, h, C), dtype) for x, n, h in zip(keys, (T, S, S), (H, K, K), strict=False))
+    segments = jnp.sort(jax.random.randint(keys[3], (B, S), 0, 4), axis=1)
+    own = segments[:, S - T :]
+    weight = jax.random.normal(keys[4], (B, T, H, C), dtype) * (own > 0)[..., None, None]
+    results = []
+    for attend in (attention.scores, attention.blocks):
+        out, pull = jax.vjp(lambda q, k, v, attend=attend: attend(q, k, v, own, segments), q, k, v)
+        results.append((out * (own > 0)[..., None, None], *pull(weight)))
+    return zip(("out", "dq", "dk", "dv"), *results, strict=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_blocks_equal_the_textbook(shape):
+    for name, want, got in both(*shape):
+        scale = np.abs(want).max()
+        np.testing.assert_allclose(got / scale, want / scale, atol=2e-6, err_msg=name)
+
+
+def test_blocks_in_bfloat16_stay_bfloat16():
+    for name, want, got in both(*SHAPES[1], dtype=jnp.bfloat16):
+        assert got.dtype == jnp.bfloat16
+        scale = float(jnp.abs(want).max())
+        np.testing.assert_allclose(np.float32(got) / scale, np.float32(want) / scale, atol=2e-2, err_msg=name)
+
+
+def test_an_unknown_attention_is_refused():
+    with pytest.raises(InputError, match="there is no attention 'sparse': choose auto, scores, blocks, cudnn"):
+        attention.choose("sparse", 10)
+    assert attention.choose("auto", 256) is attention.scores
+    assert attention.choose("auto", 257) is attention.blocks
+
+
+# What the compiled step holds.
+
+T, V = 1280, 1536  # nothing else in the model has so many of anything
+CONFIG = Config(
+    vocab_size=V,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=12,
+)
+
+
+def plan(kind):
+    """The optimized program of the loss and its gradient, by one way of attention."""
+    params = jax.eval_shape(lambda: init(jax.random.key(0), CONFIG))
+    batch = {"tokens": jax.ShapeDtypeStruct((1, T), jnp.int32)}
+    step = jax.jit(jax.value_and_grad(lambda params, batch: loss(CONFIG, params, batch, attention=kind)))
+    return step.lower(params, batch).compile().as_text()
+
+
+def buffers(hlo, *wanted):
+    """How many arrays of the program have all the `wanted` dimensions."""
+    shapes = (text.split(",") for text in re.findall(r"= \(?\w+\[([\d,]+)\]", hlo))
+    return sum(all(shape.count(str(n)) >= wanted.count(n) for n in wanted) for shape in shapes)
+
+
+def test_no_array_of_time_by_time_with_blocks_and_the_search_finds_it_without():
+    assert buffers(plan("blocks"), T, T) == 0
+    assert buffers(plan("scores"), T, T) > 0
+
+
+def test_no_array_of_time_by_vocabulary_is_made_and_the_search_finds_that_of_a_chunk():
+    hlo = plan("blocks")
+    assert buffers(hlo, T, V) == 0
+    assert buffers(hlo, 256, V) > 0
