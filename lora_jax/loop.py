@@ -61,6 +61,8 @@ def fit(
     a run that finds one there goes on from it; `about` (JSON values) says which run it is, and another's is refused.
     Raises NonFiniteLoss, leaving the last checkpoint as it was, and InputError.
     """
+    if min(steps, checkpoint_every, 1 if evaluate_every is None else evaluate_every) < 1:
+        raise InputError("steps, checkpoint_every and evaluate_every must each be 1 or more")
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     state = State(0, jax.tree.map(jnp.copy, trainable), _init(optimizer, trainable))

@@ -482,3 +482,10 @@ def test_the_bar_says_the_loss_the_rate_and_the_held_out_loss(capsys):
     assert re.search(r"held_out=\d+\.\d{3}", capsys.readouterr().err)
     toy(steps=3, progress=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["steps", "checkpoint_every", "evaluate_every"])
+def test_counts_below_one_are_refused(name):
+    options = {"trainable": {"t": jnp.zeros(2)}, "frozen": None, "batches": [with_x(1)], "optimizer": optax.sgd(1.0)}
+    with pytest.raises(InputError, match="must each be 1 or more"):
+        quiet(root_loss, **(options | {"steps": 1, name: 0}))
