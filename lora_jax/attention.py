@@ -137,7 +137,7 @@ _blocks.defvjp(_forward, _backward)
 
 
 def cudnn(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) -> Array:
-    """cuDNN's fused kernel, where there is an NVIDIA GPU with it: float16 or bfloat16, as JAX offers it."""
+    """cuDNN's fused kernel, as JAX offers it, in float16 or bfloat16. Not yet run: that takes an NVIDIA GPU."""
     S, T = k.shape[1], q.shape[1]
     causal = jnp.arange(S)[None, :] <= jnp.arange(T)[:, None] + (S - T)  # (T, S)
     visible = causal & (q_segments[:, :, None] == k_segments[:, None, :])  # (B, T, S)

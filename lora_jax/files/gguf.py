@@ -204,7 +204,7 @@ def _dequantize(tensor: Any, path: str | Path) -> np.ndarray:
 
     try:
         return gguf.dequantize(tensor.data, tensor.tensor_type)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # the gguf library's word for a type that it cannot dequantize
         raise InputError(
             f"{path}: {tensor.name} is stored as {tensor.tensor_type.name}, which the gguf library cannot dequantize."
         ) from error
