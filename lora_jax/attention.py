@@ -6,12 +6,14 @@ K key/value heads, G = H / K, C head size, P a block's length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name as keep
 from jaxtyping import Array, Float, Int
 
 from lora_jax.errors import InputError
@@ -39,7 +41,7 @@ def scores(
     causal = jnp.arange(S)[None, :] <= jnp.arange(T)[:, None] + (S - T)  # (T, S)
     visible = causal & (q_segments[:, :, None] == k_segments[:, None, :])  # (B, T, S)
     weights = jax.nn.softmax(jnp.where(visible[:, None, None], s, LOWEST), axis=-1).astype(v.dtype)  # (B, K, G, T, S)
-    return jnp.einsum("bkgts,bskc->btkgc", weights, v).reshape(B, T, H, C)
+    return keep(jnp.einsum("bkgts,bskc->btkgc", weights, v).reshape(B, T, H, C), "mixed")
 
 
 def blocks(
@@ -53,31 +55,35 @@ def blocks(
 
     The softmax is kept up as blocks come in (online softmax, arXiv 1805.02867), and the backward pass works the scores
     out again from the saved log-sum-exp (FlashAttention, arXiv 2205.14135). Blocks that no query sees are not visited.
+    The derivative is its own: reverse mode alone.
     """
     B, T, H, C = q.shape
     S, K = k.shape[1:3]
-    before = -(S - T) % BLOCK  # empty slots in front, so that the queries' own keys begin a block
-    k, v, k_segments = (_pad(x, before, -T % BLOCK) for x in (k, v, k_segments + 1))
-    q, q_segments = (_pad(x, 0, -T % BLOCK) for x in (q, q_segments + 1))
-    q = q.reshape(B, -1, K, H // K, C)
-    out = _blocks(_cut(q), _cut(k), _cut(v), _cut(q_segments), _cut(k_segments))  # (T/P, B, P, K, G, C)
-    return jnp.moveaxis(out, 0, 1).reshape(B, -1, H, C)[:, :T]
+    P = math.ceil(S / math.ceil(S / BLOCK))  # as even as can be, so that little is padded
+    before, after = -(S - T) % P, -T % P  # empty slots in front, so that the queries' own keys begin a block
+
+    def cut(x: Array, before: int) -> Array:
+        x = jnp.pad(x, ((0, 0), (before, after)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(B, -1, P, *x.shape[2:]), 1, 0)  # (blocks, B, P, ...)
+
+    # Heads in front, and the queries of a group one under the other: each product is then a plain one.
+    queries = jnp.moveaxis(cut(q.reshape(B, T, K, H // K, C), 0), 2, 4).reshape(-1, B, K, H // K * P, C)
+    keys, values = (jnp.moveaxis(cut(x, before), 2, 3) for x in (k, v))  # (S/P, B, K, P, C)
+    out = _blocks(queries, keys, values, cut(q_segments + 1, 0), cut(k_segments + 1, before))  # (T/P, B, K, G * P, C)
+    return jnp.moveaxis(out.reshape(-1, B, K, H // K, P, C), (0, 4), (1, 2)).reshape(B, -1, H, C)[:, :T]
 
 
-def _pad(x: Array, before: int, after: int) -> Array:
-    return jnp.pad(x, ((0, 0), (before, after)) + ((0, 0),) * (x.ndim - 2))
-
-
-def _cut(x: Array) -> Array:
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, BLOCK, *x.shape[2:]), 1, 0)  # (T/P, B, P, ...)
+# Q = G * P, the queries of a block that share a key/value head.
+_product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _block_scores(q: Array, k: Array, q_segments: Array, k_segments: Array, ahead: Any) -> Array:
     """The scores of one block; `ahead` is how many positions its first query stands beyond its first key."""
-    s = jnp.einsum("btkgc,bskc->bkgts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    causal = jnp.arange(BLOCK)[None, :] <= jnp.arange(BLOCK)[:, None] + ahead  # (P, P)
+    (B, K, Q, C), P = q.shape, k.shape[2]
+    causal = jnp.arange(P)[None, :] <= jnp.arange(P)[:, None] + ahead  # (P, P)
     visible = causal & (q_segments[:, :, None] == k_segments[:, None, :])  # (B, P, P)
-    return jnp.where(visible[:, None, None], s, LOWEST)  # (B, K, G, P, P)
+    s = (_product("bkqc,bksc->bkqs", q, k) * C**-0.5).reshape(B, K, Q // P, P, P)
+    return jnp.where(visible[:, None, None], s, LOWEST).reshape(B, K, Q, P)
 
 
 @jax.custom_vjp
@@ -86,43 +92,41 @@ def _blocks(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) 
 
 
 def _forward(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) -> Any:
-    skip = k.shape[0] - q.shape[0]  # blocks of keys from the cache
-    _, B, P, K, G, C = q.shape
+    skip, P = k.shape[0] - q.shape[0], k.shape[3]  # blocks of keys from the cache, and the length of one
+    start = jnp.full(q.shape[1:4], LOWEST), jnp.zeros(q.shape[1:4]), jnp.zeros(q.shape[1:])
 
     def one(i: Array) -> tuple[Array, Array]:
         def add(j: Array, state: Any) -> Any:
-            top, total, out = state  # (B, K, G, P), (B, K, G, P), (B, K, G, P, C)
-            s = _block_scores(q[i], k[j], q_segments[i], k_segments[j], (i + skip - j) * BLOCK)
+            top, total, out = state  # (B, K, Q), (B, K, Q), (B, K, Q, C)
+            s = _block_scores(q[i], k[j], q_segments[i], k_segments[j], (i + skip - j) * P)
             new_top = jnp.maximum(top, s.max(-1))
             weights, fade = jnp.exp(s - new_top[..., None]), jnp.exp(top - new_top)
-            out = out * fade[..., None] + jnp.einsum(
-                "bkgts,bskc->bkgtc", weights.astype(v.dtype), v[j], preferred_element_type=jnp.float32
-            )
+            out = out * fade[..., None] + _product("bkqs,bksc->bkqc", weights.astype(v.dtype), v[j])
             return new_top, total * fade + weights.sum(-1), out
 
-        start = (jnp.full((B, K, G, P), LOWEST), jnp.zeros((B, K, G, P)), jnp.zeros((B, K, G, P, C)))
         top, total, out = jax.lax.fori_loop(0, i + skip + 1, add, start)
-        return jnp.moveaxis(out / total[..., None], 3, 1).astype(q.dtype), top + jnp.log(total)
+        return (out / total[..., None]).astype(q.dtype), top + jnp.log(total)
 
-    out, lse = jax.lax.map(one, jnp.arange(q.shape[0]))  # (T/P, B, P, K, G, C), (T/P, B, K, G, P)
+    out, lse = jax.lax.map(one, jnp.arange(q.shape[0]))  # (T/P, B, K, Q, C), (T/P, B, K, Q)
+    out, lse = keep(out, "mixed"), keep(lse, "log_sum_exp")
     return out, (q, k, v, q_segments, k_segments, out, lse)
 
 
 def _backward(kept: Any, d_out: Array) -> Any:
     q, k, v, q_segments, k_segments, out, lse = kept
-    skip, scale = k.shape[0] - q.shape[0], q.shape[-1] ** -0.5
-    delta = jnp.einsum("nbtkgc,nbtkgc->nbkgt", out.astype(jnp.float32), d_out.astype(jnp.float32))
+    skip, P = k.shape[0] - q.shape[0], k.shape[3]
+    delta = _product("nbkqc,nbkqc->nbkq", out, d_out)  # (T/P, B, K, Q)
 
     def one(state: tuple[Array, Array], i: Array) -> Any:
         def add(j: Array, state: Any) -> Any:
             dq, dk, dv = state
-            s = _block_scores(q[i], k[j], q_segments[i], k_segments[j], (i + skip - j) * BLOCK)
-            weights = jnp.exp(s - lse[i][..., None])  # (B, K, G, P, P)
-            d_weights = jnp.einsum("btkgc,bskc->bkgts", d_out[i], v[j], preferred_element_type=jnp.float32)
-            ds = (weights * (d_weights - delta[i][..., None]) * scale).astype(q.dtype)  # (B, K, G, P, P)
-            dv = dv.at[j].add(_f32("bkgts,btkgc->bskc", weights.astype(q.dtype), d_out[i]))
-            dk = dk.at[j].add(_f32("bkgts,btkgc->bskc", ds, q[i]))
-            return dq + _f32("bkgts,bskc->btkgc", ds, k[j]), dk, dv
+            s = _block_scores(q[i], k[j], q_segments[i], k_segments[j], (i + skip - j) * P)
+            weights = jnp.exp(s - lse[i][..., None])  # (B, K, Q, P)
+            d_weights = _product("bkqc,bksc->bkqs", d_out[i], v[j])
+            ds = (weights * (d_weights - delta[i][..., None]) * q.shape[-1] ** -0.5).astype(q.dtype)  # (B, K, Q, P)
+            dv = dv.at[j].add(_product("bkqs,bkqc->bksc", weights.astype(q.dtype), d_out[i]))
+            dk = dk.at[j].add(_product("bkqs,bkqc->bksc", ds, q[i]))
+            return dq + _product("bkqs,bksc->bkqc", ds, k[j]), dk, dv
 
         dq, dk, dv = jax.lax.fori_loop(0, i + skip + 1, add, (jnp.zeros(q.shape[1:]), *state))
         return (dk, dv), dq.astype(q.dtype)
@@ -132,7 +136,6 @@ def _backward(kept: Any, d_out: Array) -> Any:
     return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
 
-_f32 = partial(jnp.einsum, preferred_element_type=jnp.float32)
 _blocks.defvjp(_forward, _backward)
 
 
@@ -144,13 +147,17 @@ def cudnn(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) ->
     return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], implementation="cudnn")
 
 
-def choose(name: str, T: int) -> Callable[..., Array]:
-    """The function of that name; "auto" takes blocks where T fills more than one. Raises InputError for another."""
-    if name == "auto":
-        name = "blocks" if T > BLOCK else "scores"
+def auto(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) -> Array:
+    """Blocks, but for a few queries in front of a cache: the scores of decoding are small and have no derivative."""
+    few = q.shape[1] < k.shape[1] and q.shape[1] <= BLOCK
+    return (scores if few else blocks)(q, k, v, q_segments, k_segments)
+
+
+ATTENTIONS: dict[str, Callable[..., Array]] = {"auto": auto, "scores": scores, "blocks": blocks, "cudnn": cudnn}
+
+
+def choose(name: str) -> Callable[..., Array]:
+    """The attention of that name. Raises InputError where there is none."""
     if name not in ATTENTIONS:
-        raise InputError(f"there is no attention {name!r}: choose auto, {', '.join(ATTENTIONS)}")
+        raise InputError(f"there is no attention {name!r}: choose {', '.join(ATTENTIONS)}")
     return ATTENTIONS[name]
-
-
-ATTENTIONS: dict[str, Callable[..., Array]] = {"scores": scores, "blocks": blocks, "cudnn": cudnn}

@@ -1,8 +1,8 @@
 """A Llama-style decoder in pure JAX: functions over a dict of arrays, in the order that data flows.
 
-Letters: B batch, T time (tokens in this call), S slots (keys in sight: cached ones, then this call's), D model width,
-F feed-forward width, H query heads, K key/value heads, G = H / K, C head size, P = C / 2 pairs that rotate together,
-V vocabulary, L layers.
+Letters: B batch, T time (tokens in this call), N = B * T (rows of a product), S slots (keys in sight: cached ones, then
+this call's), D model width, F feed-forward width, H query heads, K key/value heads, G = H / K, C head size, P = C / 2
+pairs that rotate together, V vocabulary, L layers.
 
 A weight is anything you can right-multiply by (`weights.py`); nothing here knows whether one is adapted or quantized.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name as keep
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -109,9 +110,8 @@ def init_cache(config: Config, batch: int, slots: int, dtype: Any = jnp.float32)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, jnp.zeros((), jnp.int32))
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=(2,))
 def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*b D"]:
-    """`x / rms(x) * scale`, the mean square taken in float32 (arXiv 1910.07467). It keeps x alone."""
+    """`x / rms(x) * scale`, the mean square taken in float32 (arXiv 1910.07467)."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return normed.astype(x.dtype) * scale.astype(x.dtype)
@@ -128,8 +128,8 @@ def rope_frequencies(config: Config) -> Float[Array, "P"]:
     if (s := config.rope_scaling) is None:
         return frequencies
     turns = s.original_max_position_embeddings * frequencies / (2 * jnp.pi)  # full turns in the original context
-    keep = jnp.clip((turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0.0, 1.0)
-    return keep * frequencies + (1 - keep) * frequencies / s.factor
+    share = jnp.clip((turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0.0, 1.0)
+    return share * frequencies + (1 - share) * frequencies / s.factor
 
 
 def rope(x: Float[Array, "B T N C"], angles: Float[Array, "B T P"]) -> Float[Array, "B T N C"]:
@@ -139,44 +139,44 @@ def rope(x: Float[Array, "B T N C"], angles: Float[Array, "B T P"]) -> Float[Arr
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)  # (B, T, N, C)
 
 
-@partial(jax.checkpoint, prevent_cse=False)
-def gate(g: Float[Array, "*b F"], u: Float[Array, "*b F"]) -> Float[Array, "*b F"]:
-    """`silu(g) * u` (SwiGLU, arXiv 2002.05202), keeping g and u alone: its plain derivative keeps five such arrays."""
-    return jax.nn.silu(g) * u
+# What a block leaves for its backward pass beside its input: what a large product made. The rest (the norms, the gated
+# product, the softmax) is worked out again, which costs less than fetching it.
+KEPT = ("q", "k", "v", "mixed", "log_sum_exp", "stream", "gate", "up")
 
 
 def block(
     config: Config,
     attend: Callable[..., Any],
     layer: Params,
-    x: Float[Array, "B T D"],
-    angles: Array,
-    segments: Array,
+    x: Float[Array, "N D"],
+    angles: Float[Array, "B T P"],
+    segments: Int[Array, "B T"],
     past: Any,
 ) -> Any:
     """One layer: attention, then the gated feed-forward, each added to the stream.
 
+    Tokens stand side by side, N = B * T: only attention tells sequences apart, and plain matrices multiply fastest.
     `past` is (keys, values, segments) of the cache or None. Returns the stream and this call's (keys, values).
     """
-    B, T, _ = x.shape
+    B, T = segments.shape
     attn, mlp = layer["self_attn"], layer["mlp"]
 
-    h = rms_norm(x, layer["input_layernorm"], config.rms_norm_eps)  # (B, T, D)
+    h = rms_norm(x, layer["input_layernorm"], config.rms_norm_eps)  # (N, D)
     q = (h @ attn["q_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, H, C)
     k = (h @ attn["k_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, K, C)
     v = (h @ attn["v_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, K, C)
-    q, k = rope(q, angles), rope(k, angles)
+    q, k, v = keep(rope(q, angles), "q"), keep(rope(k, angles), "k"), keep(v, "v")
     keys, values, k_segments = k, v, segments
     if past is not None:
         keys = jnp.concatenate([past[0].astype(k.dtype), k], axis=1)  # (B, S, K, C)
         values = jnp.concatenate([past[1].astype(v.dtype), v], axis=1)  # (B, S, K, C)
         k_segments = jnp.concatenate([past[2], segments], axis=1)  # (B, S)
-    mixed = attend(q, keys, values, segments, k_segments).reshape(B, T, -1)  # (B, T, H * C)
-    x = x + mixed @ attn["o_proj"]  # (B, T, D)
+    mixed = attend(q, keys, values, segments, k_segments).reshape(B * T, -1)  # (N, H * C)
+    x = keep(x + mixed @ attn["o_proj"], "stream")  # (N, D)
 
-    h = rms_norm(x, layer["post_attention_layernorm"], config.rms_norm_eps)  # (B, T, D)
-    gated = gate(h @ mlp["gate_proj"], h @ mlp["up_proj"])  # (B, T, F)
-    return x + gated @ mlp["down_proj"], (k, v)  # (B, T, D)
+    h = rms_norm(x, layer["post_attention_layernorm"], config.rms_norm_eps)  # (N, D)
+    g, u = keep(h @ mlp["gate_proj"], "gate"), keep(h @ mlp["up_proj"], "up")  # (N, F)
+    return x + (jax.nn.silu(g) * u) @ mlp["down_proj"], (k, v)  # (N, D)
 
 
 def hidden_states(
@@ -204,7 +204,7 @@ def hidden_states(
         positions = (0 if cache is None else cache.length) + jnp.broadcast_to(jnp.arange(T), (B, T))  # (B, T)
     angles = jnp.asarray(positions)[..., None] * rope_frequencies(config)  # (B, T, P)
 
-    attend = attentions.choose(attention, T)
+    attend = attentions.choose(attention)
 
     def body(x: Array, scanned: Any) -> Any:
         layer, past = scanned
@@ -212,7 +212,9 @@ def hidden_states(
         x, kv = block(config, attend, layer, x, angles, segments, past)
         return x, (None if cache is None else kv)
 
-    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    policy = jax.checkpoint_policies.save_only_these_names(*(() if remat else KEPT))
+    body = jax.checkpoint(body, prevent_cse=False, policy=policy)
+    x = x.reshape(B * T, -1)  # (N, D)
     runs = params["layers"] if isinstance(params["layers"], tuple) else (params["layers"],)
     start: int = 0
     fresh: list[Any] = []
@@ -221,7 +223,7 @@ def hidden_states(
         past = None if cache is None else (cache.k[start:stop], cache.v[start:stop])  # (run, B, S, K, C)
         x, kv = jax.lax.scan(body, x, (run, past))
         start, fresh = stop, [*fresh, kv]
-    x = rms_norm(x, params["norm"], config.rms_norm_eps)  # (B, T, D)
+    x = rms_norm(x, params["norm"], config.rms_norm_eps).reshape(B, T, -1)  # (B, T, D)
     return x, None if cache is None else _extend(cache, jax.tree.map(lambda *a: jnp.concatenate(a), *fresh), segments)
 
 
@@ -241,6 +243,10 @@ def head(params: Params) -> Any:
     return params["lm_head"] if "lm_head" in params else params["embed_tokens"].T
 
 
+def _logits(params: Params, x: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+    return x @ head(params)
+
+
 def untie(params: Params) -> Params:
     """`params` with a head of its own: adapting one side of a tied pair then leaves the other as it is."""
     return params if "lm_head" in params else params | {"lm_head": params["embed_tokens"].T}
@@ -253,7 +259,7 @@ def forward(config: Config, params: Params, inputs: Any, *, cache: Cache | None 
     segment (documents packed side by side; padding is segment 0); `remat`.
     """
     x, cache = hidden_states(config, params, inputs, cache=cache, **options)
-    logits = x @ head(params)  # (B, T, V)
+    logits = _logits(params, x)  # (B, T, V)
     return logits if cache is None else (logits, cache)
 
 
@@ -279,7 +285,8 @@ def loss(
     x, _ = hidden_states(config, params, batch["tokens"], remat=remat, attention=attention, **where)  # (B, T, D)
     targets = jnp.roll(batch["tokens"], -1, axis=1)  # (B, T); the last is never learned
     mask = target_mask(batch)  # (B, T)
-    total = cross_entropy(x.reshape(-1, x.shape[-1]), head(params), targets.reshape(-1), mask.reshape(-1))
+    w = {name: params[name] for name in ["lm_head" if "lm_head" in params else "embed_tokens"]}
+    total = cross_entropy(_logits, w, x.reshape(-1, x.shape[-1]), targets.reshape(-1), mask.reshape(-1))
     return total / jnp.maximum(jnp.sum(mask), 1.0)
 
 

@@ -48,9 +48,17 @@ def test_blocks_in_bfloat16_stay_bfloat16():
 
 def test_an_unknown_attention_is_refused():
     with pytest.raises(InputError, match="there is no attention 'sparse': choose auto, scores, blocks, cudnn"):
-        attention.choose("sparse", 10)
-    assert attention.choose("auto", 256) is attention.scores
-    assert attention.choose("auto", 257) is attention.blocks
+        attention.choose("sparse")
+
+
+def test_auto_takes_blocks_but_for_a_few_queries_before_a_cache(monkeypatch):
+    taken = []
+    for name in ("scores", "blocks"):
+        monkeypatch.setattr(attention, name, lambda q, *_, name=name: taken.append(name) or q)
+    for T, S in ((9, 9), (900, 900), (300, 900), (1, 900), (256, 257)):
+        queries, keys = jnp.zeros((1, T, 1, 1)), jnp.zeros((1, S, 1, 1))
+        attention.auto(queries, keys, keys, jnp.ones((1, T), jnp.int32), jnp.ones((1, S), jnp.int32))
+    assert taken == ["blocks", "blocks", "blocks", "scores", "scores"]
 
 
 # What the compiled step holds.

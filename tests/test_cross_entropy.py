@@ -1,5 +1,7 @@
 """The loss in chunks equals the loss in one go, with the gradients of the stream and of the head."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,28 +18,34 @@ TARGETS = jax.random.randint(KEYS[2], (N,), 0, V)
 WEIGHTS = jnp.where(jnp.arange(N) % 3 == 0, 0.0, 1.5)
 
 
-def whole(x, w):
-    logits = x @ w
+def head(w, x):
+    return x @ w
+
+
+def whole(w, x):
+    logits = head(w, x)
     nats = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, TARGETS[:, None], axis=1)[:, 0]
     return jnp.sum(WEIGHTS * nats)
 
 
 @pytest.mark.parametrize("chunk", [64, 300, 512])
 def test_chunks_change_neither_the_value_nor_a_gradient(chunk):
-    value, gradients = jax.value_and_grad(lambda x, w: 2 * cross_entropy(x, w, TARGETS, WEIGHTS, chunk), (0, 1))(X, W)
-    expected, wanted = jax.value_and_grad(lambda x, w: 2 * whole(x, w), (0, 1))(X, W)
+    value, gradients = jax.value_and_grad(lambda w, x: 2 * cross_entropy(head, w, x, TARGETS, WEIGHTS, chunk), (0, 1))(
+        W, X
+    )
+    expected, wanted = jax.value_and_grad(lambda w, x: 2 * whole(w, x), (0, 1))(W, X)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    np.testing.assert_allclose(cross_entropy(X, W, TARGETS, WEIGHTS, chunk) * 2, expected, rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy(head, W, X, TARGETS, WEIGHTS, chunk) * 2, expected, rtol=1e-6)
     for got, want in zip(gradients, wanted, strict=True):
         np.testing.assert_allclose(got, want, atol=2e-6 * np.abs(want).max())
 
 
 def test_an_adapted_head_gets_its_adapters_gradient():
     def through(loss):
-        return lambda a, b: loss(X, Adapted(W, LoRA(a, b, jnp.float32(0.7))))
+        return lambda a, b: loss(Adapted(W, LoRA(a, b, jnp.float32(0.7))), X)
 
     a, b = jax.random.normal(KEYS[3], (D, R)), jax.random.normal(KEYS[4], (R, V))
-    got = jax.grad(through(lambda x, w: cross_entropy(x, w, TARGETS, WEIGHTS, 64)), (0, 1))(a, b)
+    got = jax.grad(through(lambda w, x: cross_entropy(head, w, x, TARGETS, WEIGHTS, 64)), (0, 1))(a, b)
     for one, want in zip(got, jax.grad(through(whole), (0, 1))(a, b), strict=True):
         np.testing.assert_allclose(one, want, atol=5e-6 * np.abs(want).max())
 
@@ -46,8 +54,20 @@ def test_a_frozen_heads_gradient_is_not_worked_out():
     """Two products for the gradient of the stream, three where the head's is asked for too."""
 
     def products(wanted):
-        step = jax.jit(jax.grad(lambda x, w: cross_entropy(x, w, TARGETS, WEIGHTS, 64), wanted))
-        return step.lower(X, W).compile().as_text().count(" dot(")
+        step = jax.jit(jax.grad(lambda w, x: cross_entropy(head, w, x, TARGETS, WEIGHTS, 64), wanted))
+        return step.lower(W, X).compile().as_text().count(" dot(")
 
-    assert products(0) == 2
+    assert products(1) == 2
     assert products((0, 1)) == 3
+
+
+def test_a_tied_head_is_not_copied():
+    """Transposed where it is multiplied, the embedding stays as it is; transposed before, a (D, V) array is made."""
+
+    def made(loss):
+        text = jax.jit(jax.grad(loss, 1)).lower(jnp.zeros((V, D)), X).compile().as_text()
+        return len(re.findall(rf"= f32\[{D},{V}\]\S* (?:copy|transpose|fusion)\(", text))
+
+    inside = made(lambda e, x: cross_entropy(lambda e, x: x @ e.T, e, x, TARGETS, WEIGHTS, 64))
+    outside = made(lambda e, x: cross_entropy(head, e.T, x, TARGETS, WEIGHTS, 64))
+    assert inside == 0 < outside

@@ -164,7 +164,9 @@ class Bank(Adapter):
 
     def matmul(self, x, w):
         a, b, scaling = (leaf[self.ids] for leaf in (self.a, self.b, self.scaling))  # (B, in, R), (B, R, out), (B,)
-        return matmul_f32(x, w, scaling[:, None, None] * jnp.einsum("bti,bir,bro->bto", x, a, b))
+        sequences = x.reshape(len(self.ids), -1, x.shape[-1])  # (B, T, in): x is (B * T, in), sequence after sequence
+        change = scaling[:, None, None] * jnp.einsum("bti,bir,bro->bto", sequences, a, b)  # (B, T, out)
+        return matmul_f32(x, w, change.reshape(len(x), -1))
 
 
 def test_the_contract_is_open_rows_of_one_batch_may_each_have_an_adapter_of_their_own():

@@ -2,47 +2,59 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from lora_jax.adapters.association import formed
-from lora_jax.transformer import gate, rms_norm
+from lora_jax import Config, attach, init, lora, transformer
 
-B, T, D, F, R = 2, 7, 12, 20, 3
+B, T, V, D, F, L, H, K, C, R = 2, 7, 31, 12, 20, 5, 3, 1, 8, 4
+N = B * T
+CONFIG = Config(
+    vocab_size=V,
+    hidden_size=D,
+    intermediate_size=F,
+    num_hidden_layers=L,
+    num_attention_heads=H,
+    num_key_value_heads=K,
+    head_dim=C,
+)
+BLOCK_INPUT = [(N, D)]
+PRODUCTS = {
+    "scores": [(B, T, H, C), (B, T, K, C), (B, T, K, C), (B, T, H, C), (N, D), (N, F), (N, F)],
+    "blocks": [(B, T, H, C), (B, T, K, C), (B, T, K, C), (1, B, K, H * T, C), (1, B, K, H * T), (N, D), (N, F), (N, F)],
+}
 
 
-def kept(function, *arguments):
-    """Shapes of what autodiff keeps, each with how many bytes a number."""
-    leaves = jax.tree.leaves(jax.eval_shape(lambda *a: jax.vjp(function, *a)[1], *arguments))
-    return sorted((leaf.shape, leaf.dtype.itemsize) for leaf in leaves)
+def kept(dtype=jnp.float32, adapted=True, **options):
+    """The shapes of what autodiff keeps of the layers, parameters aside, L in front taken off; all of `dtype`."""
+    params = jax.eval_shape(lambda: init(jax.random.key(0), CONFIG, dtype))
+    adapters, constants = jax.eval_shape(lambda params: lora.init(jax.random.key(1), params, rank=R), params)
+    tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
 
+    def stream(adapters, constants, params, tokens):
+        params = attach(params, adapters, constants) if adapted else params
+        return transformer.hidden_states(CONFIG, params, tokens, **options)[0]
 
-def shaped(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
+    trees = adapters, constants, params, tokens
+    # The parameters that the backward pass reads are arguments, and not kept anew: they are told apart by their shapes.
+    own = {leaf.shape for leaf in jax.tree.leaves(trees)}
+    leaves = jax.tree.leaves(jax.eval_shape(lambda *trees: jax.vjp(stream, *trees)[1], *trees))
+    layers = [leaf for leaf in leaves if leaf.shape[:1] == (L,) and leaf.shape not in own]
+    assert all(leaf.dtype == dtype or leaf.shape[1:] == (1, B, K, H * T) for leaf in layers)
+    return sorted(leaf.shape[1:] for leaf in layers)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_gate_keeps_its_two_inputs(dtype):
-    wide = shaped(B, T, F, dtype=dtype)
-    assert kept(gate, wide, wide) == [((B, T, F), wide.dtype.itemsize)] * 2
-    assert len(kept(lambda g, u: jax.nn.silu(g) * u, wide, wide)) > 2
+@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize("attention", ["scores", "blocks"])
+def test_a_block_keeps_what_its_products_made_and_nothing_else(attention, adapted, dtype):
+    """No norm's output, no gated product, no softmax, no x @ A; float32 only where the softmax needs it."""
+    assert kept(dtype, adapted, attention=attention) == sorted(BLOCK_INPUT + PRODUCTS[attention])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_norm_keeps_its_input_in_the_inputs_dtype(dtype):
-    x, scale = shaped(B, T, D, dtype=dtype), shaped(D, dtype=dtype)
-    size = x.dtype.itemsize
-    assert kept(lambda x, scale: rms_norm(x, scale, 1e-5), x, scale) == [((B, T, D), size), ((D,), size)]
+def test_remat_keeps_each_blocks_input_alone():
+    assert kept(attention="blocks", remat=True) == BLOCK_INPUT
 
 
-def test_lora_keeps_the_input_and_not_the_small_product():
-    arguments = shaped(B, T, D), shaped(D, F), shaped(D, R), shaped(R, F), shaped()
-    assert kept(formed, *arguments) == sorted((x.shape, 4) for x in arguments)
-
-
-def test_the_gate_and_the_norm_are_what_they_say():
-    rng = np.random.default_rng(0)
-    g, u, x, scale = (rng.normal(size=shape).astype(np.float32) for shape in ((T, F), (T, F), (T, D), (D,)))
-    np.testing.assert_allclose(gate(g, u), g / (1 + np.exp(-g)) * u, rtol=2e-5, atol=1e-6)
-    expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale
-    np.testing.assert_allclose(rms_norm(x, scale, 1e-5), expected, rtol=2e-5, atol=1e-6)
+def test_without_the_policy_far_more_is_kept(monkeypatch):
+    monkeypatch.setattr(jax, "checkpoint", lambda body, **_: body)
+    assert len(kept(attention="scores")) > 2 * len(BLOCK_INPUT + PRODUCTS["scores"])

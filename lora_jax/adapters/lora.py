@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.adapters import placement
-from lora_jax.adapters.association import formed, pays_to_form
 from lora_jax.adapters.base import Adapter, Tree, partition
 from lora_jax.errors import InputError
 from lora_jax.weights import Biased, dense, matmul_f32, pytree, split_bias
@@ -34,13 +33,10 @@ class LoRA(Adapter):
     key: Any = None  # (...,) this step's randomness, put there by `randomize`
 
     def matmul(self, x: Float[Array, "... in"], w: Any) -> Float[Array, "... out"]:
-        matrix, bias = split_bias(w)
-        if self.key is None and pays_to_form(x, matrix):
-            y = formed(x, matrix, self.a, self.b, self.scaling)
-            return y if bias is None else y + bias
-        xa = jnp.matmul(self._drop(x), self.a.astype(x.dtype), preferred_element_type=jnp.float32)  # (..., R)
+        # Scaled where it is small: s on (..., R) costs nothing, on (..., out) a pass over memory each way.
+        xa = self.scaling * jnp.matmul(self._drop(x), self.a.astype(x.dtype), preferred_element_type=jnp.float32)
         xab = jnp.matmul(xa.astype(x.dtype), self.b.astype(x.dtype), preferred_element_type=jnp.float32)  # (..., out)
-        return matmul_f32(x, w, self.scaling * xab)
+        return matmul_f32(x, w, xab)
 
     def rows(self, ids: Int[Array, "..."], w: Any) -> Float[Array, "... out"]:
         rows = w[ids]  # (..., D)
