@@ -4,7 +4,8 @@ One job for all: SmolLM2's shape with random weights, AdamW, LoRA of rank 8 on e
 is a process of its own that takes one step when told to; the sides take turns, round after round, so that a machine
 whose speed drifts is as unfair to one as to another. The machine's rate of multiplying matrices is measured in every
 round too: the products that a step cannot do without, at that rate, are the floor. Peak memory is the resident set of
-another fresh process at its highest, after the same steps. Sides whose libraries are missing are left out.
+another fresh process at its highest, after the same steps. Sides whose libraries are missing, or that take too long to
+compile, are left out and named.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import date
@@ -140,9 +142,13 @@ def ask(process: subprocess.Popen[str]) -> dict[str, float]:
     return json.loads(process.stdout.readline())
 
 
-def first(process: subprocess.Popen[str]) -> dict[str, float] | None:
+def first(process: subprocess.Popen[str], patience: float) -> dict[str, float] | None:
+    """The first step's answer; None where the side's libraries are missing or it took more than `patience` seconds."""
     assert process.stdout
+    killer = threading.Timer(patience, process.kill)
+    killer.start()
     line = process.stdout.readline()
+    killer.cancel()
     return json.loads(line) if line else None
 
 
@@ -151,12 +157,12 @@ def stop(process: subprocess.Popen[str]) -> dict[str, float]:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def compare(sides: list[str], batch: int, length: int, rounds: int) -> dict[str, object]:
+def compare(sides: list[str], batch: int, length: int, rounds: int, patience: float) -> dict[str, object]:
     """Seconds a step of each side in turn, the matrix rate beside them, and each side's peak in a fresh process."""
     processes, losses = {}, {}
     for side in sides:
         process = start(side, batch, length)
-        if (answer := first(process)) is not None:
+        if (answer := first(process, patience)) is not None:
             processes[side], losses[side] = process, answer["loss"]
     seconds: dict[str, list[float]] = {side: [] for side in processes}
     rates = []
@@ -169,7 +175,7 @@ def compare(sides: list[str], batch: int, length: int, rounds: int) -> dict[str,
     peaks = {}
     for side in processes:
         process = start(side, batch, length)
-        first(process)
+        first(process, patience)
         ask(process)
         peaks[side] = int(stop(process)["peak"])
     D, F, L, V = (SHAPE[n] for n in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
@@ -183,6 +189,7 @@ def compare(sides: list[str], batch: int, length: int, rounds: int) -> dict[str,
             "lora": 4 * multiplied * batch * length / rate,
             "full": 6 * multiplied * batch * length / rate,
         },
+        "left_out": [side for side in sides if side not in processes],
         "sides": {
             side: {
                 "seconds": times,
@@ -211,13 +218,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--patience", type=float, default=600, help="seconds that a side may take to its first step")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve(arguments.serve, arguments.batch, arguments.length)
         return
-    table = compare(arguments.sides, arguments.batch, arguments.length, arguments.rounds)
+    table = compare(arguments.sides, arguments.batch, arguments.length, arguments.rounds, arguments.patience)
     table |= {"versions": versions(), "cores": os.cpu_count(), "date": date.today().isoformat()}
     table["command"] = " ".join(["python", "benchmarks/step.py", *sys.argv[1:]])
     text = json.dumps(table, indent=1)

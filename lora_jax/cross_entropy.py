@@ -1,10 +1,11 @@
 """The loss in chunks of tokens, so that tokens x vocabulary is never held, forward or backward.
 
-Letters: N tokens, P tokens in a chunk, D width, V vocabulary.
+Letters: N tokens, P tokens in a chunk (at most `chunk`), D width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -49,6 +50,7 @@ def _forward(head: Any, w: Any, x: Array, targets: Array, weights: Array, chunk:
         return _add(d_w, more), (dx, jnp.sum(nats * weights))
 
     N, D = x.shape
+    chunk = math.ceil(N / math.ceil(N / chunk))  # as even as can be, so that little is padded
     parts = jax.tree.map(lambda a: jnp.pad(a, ((0, -N % chunk),) + ((0, 0),) * (a.ndim - 1)), (x, targets, weights))
     parts = jax.tree.map(lambda a: a.reshape(-1, chunk, *a.shape[1:]), parts)
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32) if _floats(a) else None, w)
