@@ -5,6 +5,7 @@ The public face; a thing has one home, and only this file hands names on. Import
 
 from lora_jax.adapters import METHODS, lora
 from lora_jax.adapters.base import Adapted, Adapter, attach, count, merge, num_bytes
+from lora_jax.compilation import keep_compiled_programs
 from lora_jax.errors import InputError
 from lora_jax.files.peft import load_adapter, save_adapter
 from lora_jax.generation import generate
@@ -35,6 +36,7 @@ __all__ = [
     "generate",
     "init",
     "init_cache",
+    "keep_compiled_programs",
     "load_adapter",
     "load_model",
     "load_tokenizer",

@@ -67,31 +67,39 @@ def growth(table: dict[str, Any], path: str | Path) -> None:
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
-    for axes, name, title in zip(panels, ("layers", "batch"), ("layers, batch of 4", "batch, 30 layers"), strict=False):
+    for axes, name, title, one in zip(
+        panels,
+        ("layers", "batch"),
+        ("layers, batch of 4", "batch, 30 layers"),
+        ("ms a layer", "ms a sequence"),
+        strict=False,
+    ):
         sizes = np.array([int(n) for n in table["seconds"][name]])
         times = np.array(list(table["seconds"][name].values()))  # (sizes, rounds)
         middle = np.median(times, axis=1)
         axes.errorbar(sizes, middle, [middle - times.min(1), times.max(1) - middle], fmt="o", color=COLOURS["lora"])
-        linear(axes, sizes, middle, COLOURS["lora"], "s")
+        linear(axes, sizes, middle, COLOURS["lora"], one)
         axes.set(xlabel=title, ylabel="seconds a step", title=f"Time, {table['length']} tokens a sequence")
     for name, colour in (("scores", "#CC79A7"), ("blocks", COLOURS["lora"])):
         lengths = np.array([int(n) for n in table["planned_bytes"][name]])
         gigabytes = np.array(list(table["planned_bytes"][name].values())) / 1e9
         panels[2].plot(lengths, gigabytes, "o-" if name == "scores" else "o", color=colour, label=f"attention: {name}")
         if name == "blocks":
-            linear(panels[2], lengths, gigabytes, colour, "GB")
+            linear(panels[2], lengths, gigabytes, colour, "MB a token")
     panels[2].set(xlabel="length, one sequence", ylabel="GB (1e9 bytes), planned", title="Temporary memory of a step")
     for axes in panels:
-        axes.set(xlim=(0, None), ylim=(0, None))
+        axes.set(xlim=(0, None), ylim=(0, 1.2 * axes.get_ylim()[1]))
         axes.legend(frameon=False, loc="upper left")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def linear(axes: Any, x: Any, y: Any, colour: str, unit: str) -> None:
-    """The least-squares line through the points, with its largest distance from one of them in the legend."""
+def linear(axes: Any, x: Any, y: Any, colour: str, thousandths: str) -> None:
+    """The least-squares line through the points; the legend has its slope and its largest distance from a point."""
     import numpy as np
 
     slope, start = np.polyfit(x, y, 1)
     far = np.max(np.abs(start + slope * x - y) / y)
     ends = np.array([0, max(x)])
-    axes.plot(ends, start + slope * ends, lw=1, color=colour, label=f"line within {far:.1%} ({slope:.2g} {unit} each)")
+    axes.plot(
+        ends, start + slope * ends, lw=1, color=colour, label=f"{1000 * slope:.3g} {thousandths}, within {far:.1%}"
+    )

@@ -98,3 +98,20 @@ def test_no_array_of_time_by_vocabulary_is_made_and_the_search_finds_that_of_a_c
     hlo = plan("blocks")
     assert buffers(hlo, T, V) == 0
     assert buffers(hlo, 256, V) > 0
+
+
+def planned(kind, length):
+    """Bytes of temporary memory that the compiler plans for the loss and its gradient of one sequence."""
+    params = jax.eval_shape(lambda: init(jax.random.key(0), CONFIG))
+    batch = {"tokens": jax.ShapeDtypeStruct((1, length), jnp.int32)}
+    step = jax.jit(jax.value_and_grad(lambda params, batch: loss(CONFIG, params, batch, attention=kind)))
+    return step.lower(params, batch).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_planned_memory_grows_in_proportion_to_length_with_blocks_and_faster_with_all_scores():
+    def growth(kind):
+        short, middle, long = (planned(kind, n) for n in (1024, 2048, 4096))
+        return (long - middle) / (middle - short)  # 2 where it is linear, 4 where it is quadratic
+
+    assert abs(growth("blocks") - 2) < 0.1
+    assert growth("scores") > 3

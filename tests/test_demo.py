@@ -1,4 +1,4 @@
-"""The main job, whole: SmolLM2 learns verse in 80 steps (minutes), and its figure is the same to the byte each time."""
+"""The main job, whole: SmolLM2 learns verse in 80 steps (minutes), and figures are the same to the byte each time."""
 
 import json
 from pathlib import Path
@@ -25,10 +25,11 @@ def test_the_demo_teaches_verse(tmp_path):
     assert f"{first:.3f} -> {last:.3f}" in "\n".join(said)
 
 
-def test_the_figure_is_the_same_each_time(tmp_path):
-    table = json.loads((ROOT / "figures" / "data" / "demo.json").read_text())
+@pytest.mark.parametrize("draw", [plots.demo, plots.growth])
+def test_a_figure_is_the_same_each_time(draw, tmp_path):
+    table = json.loads((ROOT / "figures" / "data" / f"{draw.__name__}.json").read_text())
     for name in ("one.png", "two.png"):
-        plots.demo(table, tmp_path / name)
+        draw(table, tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 

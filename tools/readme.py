@@ -1,6 +1,7 @@
 """Writes what the README and the docs say of measured things, from the records they are drawn from. `--check` compares.
 
 The README's account of the demo comes from figures/data/demo.json, which `make demo` wrote; so does figures/demo.png.
+The tables of docs/speed.md come from what benchmarks/step.py wrote, figures/growth.png from what benchmarks/growth.py did.
 The table of licences in docs/downloads.md comes from the code that fetches.
 """
 
@@ -15,7 +16,15 @@ from lora_jax.files import assets
 
 ROOT = Path(__file__).resolve().parent.parent
 QUOTED = 1  # which of the prompts the README shows
-RECORD = ROOT / "figures" / "data" / "demo.json"
+RECORDS = ROOT / "figures" / "data"
+RECORD = RECORDS / "demo.json"
+SIDES = {
+    "lora_jax full": "lora_jax, full",
+    "lora_jax lora": "lora_jax, LoRA",
+    "peft full": "PyTorch, full",
+    "peft lora": "PEFT on PyTorch, LoRA",
+    "peft lora compiled": "PEFT on PyTorch, LoRA, `torch.compile`",
+}
 
 
 def demo() -> str:
@@ -38,17 +47,45 @@ def demo() -> str:
     return textwrap.fill(said, 119) + "\n\n" + "\n".join(table_rows) + "\n"
 
 
-def put(path: Path, mark: str, text: str) -> str:
-    """The file's text with `text` between its marks."""
-    return re.sub(
-        rf"(<!-- {mark}: .*? -->\n).*?(<!-- /{mark} -->)", lambda m: m[1] + text + m[2], path.read_text(), flags=re.S
-    )
+def step(name: str) -> str:
+    """The table of one record of benchmarks/step.py."""
+    table = json.loads((RECORDS / f"{name}.json").read_text())
+    job, said = table["job"], table["versions"]
+    base = table["sides"]["peft lora"]["median"]
+    lines = [
+        f"{job['batch']} x {job['length']} tokens ({table['date']}; "
+        + ", ".join(f"{name} {said[name]}" for name in ("jax", "torch", "transformers", "peft"))
+        + "):",
+        "",
+        "| side | seconds a step | share of the floor's rate | tokens a second, PEFT's LoRA = 1 | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for side, row in table["sides"].items():
+        floor = table["floor_seconds"]["full" if "full" in side else "lora"]
+        times = row["seconds"]
+        lines.append(
+            f"| {SIDES[side]} | {row['median']:.2f} ({min(times):.2f} to {max(times):.2f}) "
+            f"| {floor / row['median']:.0%} | {base / row['median']:.2f} | {row['peak_bytes'] / 1e9:.2f} GB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def put(path: Path, **texts: str) -> str:
+    """The file's text with each of `texts` between the marks of its name."""
+    page = path.read_text()
+    for mark, text in texts.items():
+        between = rf"(<!-- {mark}: .*? -->\n).*?(<!-- /{mark} -->)"
+        page = re.sub(between, lambda m, text=text: m[1] + text + m[2], page, flags=re.S)
+    return page
 
 
 def main() -> int:
     wanted = {
-        ROOT / "README.md": put(ROOT / "README.md", "demo", demo()),
-        ROOT / "docs" / "downloads.md": put(ROOT / "docs" / "downloads.md", "licences", assets.licences() + "\n"),
+        ROOT / "README.md": put(ROOT / "README.md", demo=demo()),
+        ROOT / "docs" / "downloads.md": put(ROOT / "docs" / "downloads.md", licences=assets.licences() + "\n"),
+        ROOT / "docs" / "speed.md": put(
+            ROOT / "docs" / "speed.md", step_128=step("step_128"), step_2048=step("step_2048")
+        ),
     }
     stale = [path for path, text in wanted.items() if path.read_text() != text]
     if "--check" in sys.argv:
@@ -57,6 +94,7 @@ def main() -> int:
     for path in stale:
         path.write_text(wanted[path])
     plots.demo(json.loads(RECORD.read_text()), ROOT / "figures" / "demo.png")
+    plots.growth(json.loads((RECORDS / "growth.json").read_text()), ROOT / "figures" / "growth.png")
     return 0
 
 
