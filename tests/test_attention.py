@@ -110,7 +110,7 @@ def planned(kind, length):
 
 def test_planned_memory_grows_in_proportion_to_length_with_blocks_and_faster_with_all_scores():
     def growth(kind):
-        short, middle, long = (planned(kind, n) for n in (1024, 2048, 4096))
+        short, middle, long = (planned(kind, n) for n in (4096, 8192, 16384))  # beyond where the loss decides
         return (long - middle) / (middle - short)  # 2 where it is linear, 4 where it is quadratic
 
     assert abs(growth("blocks") - 2) < 0.1

@@ -1,7 +1,7 @@
 """Writes what the README and the docs say of measured things, from the records they are drawn from. `--check` compares.
 
 The README's account of the demo comes from figures/data/demo.json, which `make demo` wrote; so does figures/demo.png.
-The tables of docs/speed.md come from what benchmarks/step.py wrote, figures/growth.png from what benchmarks/growth.py did.
+The tables of docs/speed.md come from what benchmarks/step.py wrote, figures/growth.png from what benchmarks/growth.py.
 The table of licences in docs/downloads.md comes from the code that fetches.
 """
 
