@@ -38,14 +38,14 @@ SHAPE = {
 RANK, RATE = 8, 1e-3
 
 
-def ours(method: str, batch: int, length: int) -> Callable[[], float]:
+def ours(method: str, batch: int, length: int, layers: int = SHAPE["num_hidden_layers"]) -> Callable[[], float]:
     import jax
     import numpy as np
     import optax
 
     from lora_jax import Config, init, make_step, tuning
 
-    config = Config(**SHAPE)
+    config = Config(**SHAPE | {"num_hidden_layers": layers})
     params = init(jax.random.key(0), config)
     options = {"rank": RANK} if method == "lora" else None
     job = tuning.make_job(method, config, params, key=jax.random.key(1), options=options)
@@ -175,7 +175,10 @@ def compare(sides: list[str], batch: int, length: int, rounds: int, patience: fl
     peaks = {}
     for side in processes:
         process = start(side, batch, length)
-        first(process, patience)
+        if first(process, patience) is None:
+            raise SystemExit(
+                f"{side} took more than {patience:.0f} seconds to its first step the second time: try again"
+            )
         ask(process)
         peaks[side] = int(stop(process)["peak"])
     D, F, L, V = (SHAPE[n] for n in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
@@ -202,6 +205,21 @@ def compare(sides: list[str], batch: int, length: int, rounds: int, patience: fl
     }
 
 
+def whole(text: str) -> int:
+    """An argument that is 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it must be a whole number, 1 or more, not {text}")
+    return int(text)
+
+
+def writable(text: str) -> Path:
+    """A file to write at the end: its folder must be there at the start."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("jax", "jaxlib", "optax", "torch", "transformers", "peft"):
@@ -215,11 +233,11 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=whole, default=4)
+    parser.add_argument("--length", type=whole, default=128)
+    parser.add_argument("--rounds", type=whole, default=7)
     parser.add_argument("--patience", type=float, default=600, help="seconds that a side may take to its first step")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=writable)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:

@@ -11,8 +11,9 @@ from lora_jax.files.peft import load_adapter, save_adapter
 from lora_jax.generation import generate
 from lora_jax.loop import NonFiniteLoss, State, fit
 from lora_jax.models import load_model, load_tokenizer
+from lora_jax.rope import RopeScaling
 from lora_jax.training import evaluate, make_step
-from lora_jax.transformer import Cache, Config, RopeScaling, forward, init, init_cache, loss, untie
+from lora_jax.transformer import Cache, Config, forward, init, init_cache, loss, untie
 from lora_jax.weights import Biased, Weight
 
 __version__ = "0.1.0"

@@ -14,12 +14,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name as keep
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lora_jax.errors import InputError
 
 LOWEST = jnp.finfo(jnp.float32).min / 2  # a hidden score: far below any other, and its sums stay finite
 BLOCK = 256
+
+
+def _visible(q_segments: Int[Array, "B T"], k_segments: Int[Array, "B S"], ahead: Any) -> Bool[Array, "B T S"]:
+    """Keys no later than the query, of its segment; the first query stands `ahead` positions beyond the first key."""
+    T, S = q_segments.shape[1], k_segments.shape[1]
+    causal = jnp.arange(S)[None, :] <= jnp.arange(T)[:, None] + ahead  # (T, S)
+    return causal & (q_segments[:, :, None] == k_segments[:, None, :])
 
 
 def scores(
@@ -38,8 +45,7 @@ def scores(
     S, K = k.shape[1:3]
     q = q.reshape(B, T, K, H // K, C)
     s = jnp.einsum("btkgc,bskc->bkgts", q, k, preferred_element_type=jnp.float32) * C**-0.5  # (B, K, G, T, S)
-    causal = jnp.arange(S)[None, :] <= jnp.arange(T)[:, None] + (S - T)  # (T, S)
-    visible = causal & (q_segments[:, :, None] == k_segments[:, None, :])  # (B, T, S)
+    visible = _visible(q_segments, k_segments, S - T)  # (B, T, S)
     weights = jax.nn.softmax(jnp.where(visible[:, None, None], s, LOWEST), axis=-1).astype(v.dtype)  # (B, K, G, T, S)
     return keep(jnp.einsum("bkgts,bskc->btkgc", weights, v).reshape(B, T, H, C), "mixed")
 
@@ -78,10 +84,9 @@ _product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _block_scores(q: Array, k: Array, q_segments: Array, k_segments: Array, ahead: Any) -> Array:
-    """The scores of one block; `ahead` is how many positions its first query stands beyond its first key."""
+    """The scores of one block of queries against one of keys, `ahead` as in `_visible`."""
     (B, K, Q, C), P = q.shape, k.shape[2]
-    causal = jnp.arange(P)[None, :] <= jnp.arange(P)[:, None] + ahead  # (P, P)
-    visible = causal & (q_segments[:, :, None] == k_segments[:, None, :])  # (B, P, P)
+    visible = _visible(q_segments, k_segments, ahead)  # (B, P, P)
     s = (_product("bkqc,bksc->bkqs", q, k) * C**-0.5).reshape(B, K, Q // P, P, P)
     return jnp.where(visible[:, None, None], s, LOWEST).reshape(B, K, Q, P)
 
@@ -142,8 +147,7 @@ _blocks.defvjp(_forward, _backward)
 def cudnn(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) -> Array:
     """cuDNN's fused kernel, as JAX offers it, in float16 or bfloat16. Not yet run: that takes an NVIDIA GPU."""
     S, T = k.shape[1], q.shape[1]
-    causal = jnp.arange(S)[None, :] <= jnp.arange(T)[:, None] + (S - T)  # (T, S)
-    visible = causal & (q_segments[:, :, None] == k_segments[:, None, :])  # (B, T, S)
+    visible = _visible(q_segments, k_segments, S - T)  # (B, T, S)
     return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], implementation="cudnn")
 
 

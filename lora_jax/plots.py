@@ -67,19 +67,17 @@ def growth(table: dict[str, Any], path: str | Path) -> None:
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
-    for axes, name, title, one in zip(
-        panels,
-        ("layers", "batch"),
-        ("layers, batch of 4", "batch, 30 layers"),
-        ("ms a layer", "ms a sequence"),
-        strict=False,
-    ):
+    fixed = {"layers": f"batch of {table['batch']}", "batch": f"{table['shape']['num_hidden_layers']} layers"}
+    one = {"layers": "ms a layer", "batch": "ms a sequence"}
+    for axes, name in zip(panels[:2], fixed, strict=True):
         sizes = np.array([int(n) for n in table["seconds"][name]])
         times = np.array(list(table["seconds"][name].values()))  # (sizes, rounds)
         middle = np.median(times, axis=1)
         axes.errorbar(sizes, middle, [middle - times.min(1), times.max(1) - middle], fmt="o", color=COLOURS["lora"])
-        linear(axes, sizes, middle, COLOURS["lora"], one)
-        axes.set(xlabel=title, ylabel="seconds a step", title=f"Time, {table['length']} tokens a sequence")
+        linear(axes, sizes, middle, COLOURS["lora"], one[name])
+        axes.set(
+            xlabel=f"{name}, {fixed[name]}", ylabel="seconds a step", title=f"Time, {table['length']} tokens a sequence"
+        )
     for name, colour in (("scores", "#CC79A7"), ("blocks", COLOURS["lora"])):
         lengths = np.array([int(n) for n in table["planned_bytes"][name]])
         gigabytes = np.array(list(table["planned_bytes"][name].values())) / 1e9

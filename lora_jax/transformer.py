@@ -23,20 +23,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lora_jax import attention as attentions
 from lora_jax.cross_entropy import cross_entropy
 from lora_jax.errors import InputError
+from lora_jax.rope import RopeScaling, rope, rope_frequencies
 from lora_jax.weights import Biased, pytree
 
 Params = dict[str, Any]
 Batch = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3's stretching of the long wavelengths (Llama 3.1 model card; `rope_type: llama3` in Hugging Face)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
 
 
 @dataclass(frozen=True)
@@ -117,30 +108,8 @@ def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, "D"], eps: float) -> F
     return normed.astype(x.dtype) * scale.astype(x.dtype)
 
 
-def rope_frequencies(config: Config) -> Float[Array, "P"]:
-    """Radians a position for each pair of a head's features: theta^(-2i/C) (arXiv 2104.09864), rescaled for Llama 3.
-
-    Llama 3 divides by `factor` where the wavelength is longer than the original context / `low_freq_factor`, leaves
-    alone where it is shorter than the original context / `high_freq_factor`, and interpolates between.
-    """
-    C = config.head_dim
-    frequencies = config.rope_theta ** -(jnp.arange(0, C, 2, dtype=jnp.float32) / C)
-    if (s := config.rope_scaling) is None:
-        return frequencies
-    turns = s.original_max_position_embeddings * frequencies / (2 * jnp.pi)  # full turns in the original context
-    share = jnp.clip((turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0.0, 1.0)
-    return share * frequencies + (1 - share) * frequencies / s.factor
-
-
-def rope(x: Float[Array, "B T N C"], angles: Float[Array, "B T P"]) -> Float[Array, "B T N C"]:
-    """Rotate feature i with feature i + C/2 by its angle (Hugging Face's half rotation)."""
-    cos, sin = (f(angles)[:, :, None, :].astype(x.dtype) for f in (jnp.cos, jnp.sin))  # (B, T, 1, P)
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)  # (B, T, N, C)
-
-
-# What a block leaves for its backward pass beside its input: what a large product made. The rest (the norms, the gated
-# product, the softmax) is worked out again, which costs less than fetching it.
+# What a block leaves for its backward pass beside its input: what large products made, and the softmax's log-sum-exp.
+# The rest (the norms, the gated product, the softmax itself) is worked out again: less work than keeping it.
 KEPT = ("q", "k", "v", "mixed", "log_sum_exp", "stream", "gate", "up")
 
 
@@ -202,7 +171,8 @@ def hidden_states(
     segments = jnp.ones((B, T), jnp.int32) if segments is None else jnp.asarray(segments)
     if positions is None:
         positions = (0 if cache is None else cache.length) + jnp.broadcast_to(jnp.arange(T), (B, T))  # (B, T)
-    angles = jnp.asarray(positions)[..., None] * rope_frequencies(config)  # (B, T, P)
+    frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)  # (P,)
+    angles = jnp.asarray(positions)[..., None] * frequencies  # (B, T, P)
 
     attend = attentions.choose(attention)
 
@@ -285,8 +255,10 @@ def loss(
     x, _ = hidden_states(config, params, batch["tokens"], remat=remat, attention=attention, **where)  # (B, T, D)
     targets = jnp.roll(batch["tokens"], -1, axis=1)  # (B, T); the last is never learned
     mask = target_mask(batch)  # (B, T)
-    w = {name: params[name] for name in ["lm_head" if "lm_head" in params else "embed_tokens"]}
-    total = cross_entropy(_logits, w, x.reshape(-1, x.shape[-1]), targets.reshape(-1), mask.reshape(-1))
+    name = "lm_head" if "lm_head" in params else "embed_tokens"
+    total = cross_entropy(
+        _logits, {name: params[name]}, x.reshape(-1, x.shape[-1]), targets.reshape(-1), mask.reshape(-1)
+    )
     return total / jnp.maximum(jnp.sum(mask), 1.0)
 
 

@@ -11,7 +11,8 @@ import pytest
 from lora_jax.errors import InputError
 from lora_jax.files.assemble import disassemble
 from lora_jax.files.gguf import load, load_tokenizer
-from lora_jax.transformer import Config, RopeScaling, init, rope_frequencies
+from lora_jax.rope import RopeScaling, rope_frequencies
+from lora_jax.transformer import Config, init
 from lora_jax.weights import Biased
 
 TINY = Config(
@@ -120,8 +121,8 @@ SCALED = dataclasses.replace(TINY, rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192
 
 
 def factors(config):
-    plain = rope_frequencies(dataclasses.replace(config, rope_scaling=None))
-    return np.asarray(plain / rope_frequencies(config))
+    shape = config.head_dim, config.rope_theta
+    return np.asarray(rope_frequencies(*shape) / rope_frequencies(*shape, config.rope_scaling))
 
 
 def test_llama_3s_table_of_divisors_is_recognised(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 
 from lora_jax.errors import InputError
 from lora_jax.files.huggingface import read_config, write_config
-from lora_jax.transformer import Config, RopeScaling
+from lora_jax.rope import RopeScaling
+from lora_jax.transformer import Config
 
 GOLDEN = Path(__file__).parent / "golden"
 QKV = ("q_proj", "k_proj", "v_proj")

@@ -27,10 +27,11 @@ BELOW = {
     "weights": {"errors"},
     "attention": {"errors"},
     "cross_entropy": set(),
-    "transformer": {"weights", "attention", "cross_entropy", "errors"},
+    "rope": set(),
+    "transformer": {"weights", "attention", "cross_entropy", "rope", "errors"},
     "adapters": {"weights", "errors"},
     "training": {"transformer", "errors"},
-    "files": {"transformer", "adapters", "tokenizer", "weights", "errors"},
+    "files": {"transformer", "rope", "adapters", "tokenizer", "weights", "errors"},
 }
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from lora_jax.errors import InputError
 from lora_jax.files.assemble import Tensors, assemble, check_config
+from lora_jax.rope import RopeScaling, rope_frequencies
 from lora_jax.tokenizer import SPLITS, Tokenizer, byte_level
-from lora_jax.transformer import Config, Params, RopeScaling, projection_shapes, rope_frequencies
+from lora_jax.transformer import Config, Params, projection_shapes
 
 ARCHITECTURES = ("llama", "qwen2")
 NAMES = {  # Hugging Face's -> GGUF's
@@ -181,13 +182,13 @@ def _with_rope_factors(config: Config, factors: np.ndarray, reader: Any, path: s
     The table fixes the factor. The other three are not in the file; all of Llama 3.1 to 3.3 share theirs, and the
     table says whether this model does too: if not, InputError.
     """
-    plain = dataclasses.replace(config, rope_scaling=None)
     context = _field(reader, f"{_architecture(reader, path)}.rope.scaling.original_context_length", 8192)
-    scaled = dataclasses.replace(plain, rope_scaling=RopeScaling(float(factors.max()), 1.0, 4.0, context))
-    expected = np.asarray(rope_frequencies(plain) / rope_frequencies(scaled))
+    scaling = RopeScaling(float(factors.max()), 1.0, 4.0, context)
+    shape = config.head_dim, config.rope_theta
+    expected = np.asarray(rope_frequencies(*shape) / rope_frequencies(*shape, scaling))
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
         raise InputError(f"{path}: {ROPE_FACTORS} is not Llama 3's table of {expected.size} divisors: not supported.")
-    return scaled if factors.max() > 1 else plain
+    return dataclasses.replace(config, rope_scaling=scaling if factors.max() > 1 else None)
 
 
 def _spell(name: str) -> str:

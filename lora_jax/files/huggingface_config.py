@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.transformer import Config, RopeScaling
+from lora_jax.rope import RopeScaling
+from lora_jax.transformer import Config
 
 QKV = ("q_proj", "k_proj", "v_proj")
 ATTENTION_BIASES = (*QKV, "o_proj")
