@@ -1,4 +1,4 @@
-"""The command line: `python -m lora_jax demo | train | generate | merge`.
+"""The command line: `python -m lora_jax demo | train | pretrain | generate | merge | stories`.
 
 Each command says in plain English what it does; `--json` prints what it found for a program. A user's mistake is one
 sentence on standard error and exit status 2; nothing half-written is left behind.
@@ -61,6 +61,24 @@ def _parser() -> argparse.ArgumentParser:
         text = "smollm2-135m (fetched once), a .gguf file, a Hugging Face model directory, or a hub id"
         sub.add_argument("--model", default="smollm2-135m", help=text)
 
+    def schedule(sub: argparse.ArgumentParser, *, steps: int, batch_size: int, length: int, warmup: int) -> None:
+        sub.add_argument(
+            "--out", type=Path, required=True, help="folder for the result; a run that was stopped goes on there"
+        )
+        sub.add_argument("--steps", type=_positive, default=steps, help="training steps")
+        sub.add_argument("--batch-size", type=_positive, default=batch_size, help="sequences in a batch")
+        sub.add_argument("--length", type=_positive, default=length, help="tokens in a sequence")
+        sub.add_argument(
+            "--accumulate", type=_positive, default=1, help="parts that a batch goes through in, to save memory"
+        )
+        sub.add_argument("--warmup", type=int, default=warmup, help="steps of linear warm-up")
+        sub.add_argument("--clip-norm", type=float, default=1.0, help="bound on the gradient's norm")
+        sub.add_argument(
+            "--evaluate-every", type=_positive, help="steps between evaluations (else first and last only)"
+        )
+        sub.add_argument("--checkpoint-every", type=_positive, default=50, help="steps between checkpoints")
+        sub.add_argument("--seed", type=int, default=0, help="of what is random at the start, batches and dropout")
+
     sub = add("demo", "tune SmolLM2-135M from stories to verse; print what it writes before and after", "--steps 80")
     sub.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="folder for the adapter, the picture and the figures"
@@ -68,13 +86,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=_positive, default=80, help="steps of 4 x 128 tokens")
     sub.add_argument("--seed", type=int, default=0, help="another seed is another run")
 
+    data = "a text file, a .jsonl file (text; prompt and completion; messages), a folder of these, or: poems, stories"
+    sub = add("pretrain", "train the small model from scratch, on stories", "--out runs/stories")
+    sub.add_argument("--data", default="stories", help=data)
+    schedule(sub, steps=500, batch_size=4, length=256, warmup=30)
+    sub.add_argument("--lr", type=float, default=3e-3, help="learning rate")
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the model that is written")
+    sub.set_defaults(decay=True)
+
     sub = add("train", "fine-tune a model on your own text", "--data mine.jsonl --method lora --out runs/mine")
     model(sub)
-    data = "a text file, a .jsonl file (text; prompt and completion; messages), a folder of these, or: poems"
     sub.add_argument("--data", required=True, help=data)
-    sub.add_argument(
-        "--out", type=Path, required=True, help="folder for the result; a run that was stopped goes on there"
-    )
+    sub.add_argument("--watch", action="append", default=[], metavar="DATA",
+                     help="other data, whose held-out loss is taken before and after: what is forgotten")  # fmt: skip
+    schedule(sub, steps=100, batch_size=4, length=128, warmup=0)
     sub.add_argument("--method", default="lora", help="full, or an adapter method: lora")
     sub.add_argument("--rank", type=int, help="rank of the adapters (8 where not given)")
     sub.add_argument(
@@ -82,22 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--targets", help="all-linear, attention, mlp, names with commas between, or a regular expression")
     sub.add_argument("--dropout", type=float, help="share of the adapters' inputs dropped in training")
-    sub.add_argument("--steps", type=_positive, default=100, help="training steps")
-    sub.add_argument("--batch-size", type=_positive, default=4, help="sequences in a batch")
-    sub.add_argument("--length", type=_positive, default=128, help="tokens in a sequence")
-    sub.add_argument(
-        "--accumulate", type=_positive, default=1, help="parts that a batch goes through in, to save memory"
-    )
     sub.add_argument("--lr", type=float, help="learning rate (1e-3 for adapters, 1e-4 for full, where not given)")
-    sub.add_argument("--warmup", type=int, default=0, help="steps of linear warm-up")
     sub.add_argument("--decay", action="store_true", help="let the learning rate fall on a cosine to a tenth")
-    sub.add_argument("--clip-norm", type=float, default=1.0, help="bound on the gradient's norm")
     sub.add_argument("--held-out", type=float, default=0.1, help="share of the data kept for evaluation")
-    sub.add_argument("--evaluate-every", type=_positive, help="steps between evaluations (else first and last only)")
-    sub.add_argument("--checkpoint-every", type=_positive, default=50, help="steps between checkpoints")
+    sub.add_argument("--quantize", choices=["nf4", "int8"], help="hold the frozen base in 4 or 8 bits (QLoRA)")
     sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the base model")
-    sub.add_argument("--seed", type=int, default=0, help="of the adapters, the batches and the dropout")
 
     sub = add("generate", "write on from a prompt", '"Once upon a time" --adapter runs/demo/adapter')
     model(sub)
@@ -109,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--top-k", type=_positive, default=50, help="draw from the k likeliest tokens")
     sub.add_argument("--top-p", type=float, help="draw from the likeliest tokens that sum to this probability")
     sub.add_argument("--seed", type=int, default=0, help="the same seed writes the same text")
+
+    sub = add("stories", "have SmolLM2 write the stories that the small model learns from",
+              "--batches 30 --out runs/stories.jsonl.gz")  # fmt: skip
+    sub.add_argument("--out", type=Path, required=True, help="a .jsonl.gz file, written anew after each batch")
+    sub.add_argument("--batches", type=_positive, default=10, help="batches of 96 openings, of which about half stay")
+    sub.add_argument("--first", type=int, default=0, help="the number of the first batch, to go on where others ended")
+    sub.add_argument("--add", type=Path, nargs="*", default=[], help="other files, to be sifted together with these")
+    sub.add_argument("--seed", type=int, default=0, help="the same seed writes the same stories on the same machine")
 
     sub = add("merge", "fold an adapter into its model: a model directory of its own, with no latency added",
               "--adapter runs/demo/adapter --out runs/poet")  # fmt: skip

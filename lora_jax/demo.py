@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from lora_jax import generation, models, text, tuning
+from lora_jax import datasets, generation, models, text, tuning
 from lora_jax.adapters.base import attach, count, num_bytes
 from lora_jax.files import atomic, peft
 
@@ -31,7 +31,7 @@ def run(folder: str | Path, *, steps: int = 80, seed: int = 0, say: Callable[[st
     began = time.perf_counter()
     config, params = models.load_model(MODEL)
     tokenizer = models.load_tokenizer(MODEL)
-    train, held_out = text.verse(tokenizer, steps * BATCH, LENGTH, seed=seed)
+    train, held_out = datasets.verse(tokenizer, steps * BATCH, LENGTH, seed=seed)
     say(f"{MODEL}: {count(params):,} parameters, on {jax.devices()[0].platform}")
     job = tuning.make_job("lora", config, params, key=jax.random.key(seed), options={"rank": RANK})
     frozen, constants = job.frozen

@@ -11,11 +11,15 @@ from lora_jax.errors import InputError
 from lora_jax.files import assets, gguf, huggingface
 from lora_jax.transformer import Config, Params
 
-BUILT_IN = {"smollm2-135m": assets.SMOLLM2}
+FETCHED = {"smollm2-135m": assets.SMOLLM2}
+BESIDE = {"stories-2.8m": Path(__file__).parent / "data" / "stories-2.8m"}  # part of the package (`pretraining.py`)
+BUILT_IN = (*FETCHED, *BESIDE)
 
 
 def load_model(name: str | Path, dtype: Any = jnp.float32) -> tuple[Config, Params]:
-    """`(config, params)` in `dtype` of "smollm2-135m" (fetched once), a .gguf file, a model directory, or a hub id.
+    """`(config, params)` in `dtype`, of a model by name.
+
+    "smollm2-135m" (fetched once), "stories-2.8m" (beside the package), a .gguf file, a model directory, or a hub id.
 
     Raises InputError where there is no such model, it cannot be fetched, or its files are not whole.
     """
@@ -30,8 +34,10 @@ def load_tokenizer(name: str | Path) -> Any:
 
 
 def _source(name: str | Path) -> str | Path:
-    if str(name) in BUILT_IN:
-        return assets.fetch(BUILT_IN[str(name)])
+    if str(name) in FETCHED:
+        return assets.fetch(FETCHED[str(name)])
+    if str(name) in BESIDE:
+        return BESIDE[str(name)]
     if not Path(name).exists() and (_is_gguf(name) or str(name).count("/") != 1 or str(name).startswith((".", "/"))):
         raise InputError(
             f"there is no model {str(name)!r}: give {', '.join(BUILT_IN)}, a .gguf file, a folder with config.json and "

@@ -60,6 +60,35 @@ def static_bytes(axes: Any, bytes_of: dict[str, dict[str, int]]) -> None:
     axes.margins(y=0.12)
 
 
+def small_model(table: dict[str, Any], path: str | Path) -> None:
+    """From scratch to stories, held against n-gram models; then poems, both ways: what is learned and forgotten."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    losses, evaluations = table["pretrained"]["losses"], table["pretrained"]["evaluations"]
+    grey = "#555555"
+    left.plot(range(1, len(losses) + 1), losses, color=grey, alpha=0.3, lw=0.8, label="training batch")
+    left.plot(*zip(*evaluations, strict=True), "o-", color=grey, ms=4, label="held-out stories")
+    for (name, value), style in zip(table["ngrams"].items(), (":", "--", "-."), strict=True):
+        left.axhline(value, ls=style, lw=1, color="#CC79A7", label=f"{name} model, {value:.2f}")
+    left.set(xlabel="step", ylabel="loss (nats a token)", title="Stories, from random weights", ylim=(2.2, 6.5))
+    left.legend(frameon=False, loc="upper right")
+    ends = {name: [table["runs"][name]["evaluations"][-1][1], table["runs"][name]["watched"]["stories"][1]]
+            for name in ("full", "lora")}  # fmt: skip
+    before = [table["runs"]["full"]["evaluations"][0][1], table["runs"]["full"]["watched"]["stories"][0]]
+    bars = {"before": (before, grey), **{TITLES[name]: (values, COLOURS[name]) for name, values in ends.items()}}
+    for i, (name, (values, colour)) in enumerate(bars.items()):
+        places = [x + 0.27 * (i - 1) for x in range(2)]
+        drawn = right.bar(places, values, 0.25, color=colour, label=name)
+        right.bar_label(drawn, fmt="%.2f", padding=2)
+    right.set_xticks(range(2), ["held-out poems", "held-out stories"])
+    right.set(ylabel="loss (nats a token)", title="Then poems: learned, and forgotten")
+    right.margins(y=0.3)
+    right.legend(frameon=False, loc="upper center", ncols=3)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
 def growth(table: dict[str, Any], path: str | Path) -> None:
     """`seconds` a step against layers and batch, medians with their spread; `planned_bytes` against length."""
     import numpy as np

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from lora_jax.corpora import poems, split_verse
 from lora_jax.documents import Document
 from lora_jax.errors import InputError
 
@@ -173,18 +172,6 @@ def split(
         side[max(start - 1, 0) : start + size + 1] |= 1
         side[start : start + size] |= 2
     return Packed(**packed.rows(side == 0)), Packed(**packed.rows(side >= 2))
-
-
-def verse(tokenizer: Any, sequences: int, length: int, *, held_out: int = 128, seed: int = 0) -> tuple[Packed, Packed]:
-    """Verse as `(training, held-out)` sequences: at least `sequences` to train on, and `held_out` to judge by."""
-    passages = split_verse(poems(), train_passages=sequences * length // 100 + 50, seed=seed)
-
-    def packed(texts: list[str]) -> Packed:
-        return pack([encode_document(tokenizer, Document(text=passage)) for passage in texts], length)
-
-    kept = packed(passages.held_out)
-    spread = np.linspace(0, len(kept) - 1, held_out).astype(int)  # from every held-out block alike
-    return packed(passages.train), Packed(**kept.rows(spread))
 
 
 class Batches:

@@ -59,8 +59,8 @@ def projection_shapes(config: Config) -> dict[str, dict[str, tuple[int, int]]]:
     }
 
 
-def init(key: PRNGKeyArray, config: Config, dtype: Any = jnp.float32) -> Params:
-    """Fresh parameters: normal(0, 0.02) matrices, zero biases, unit norms; layers stacked on a leading axis L.
+def init(key: PRNGKeyArray, config: Config, dtype: Any = jnp.float32, std: float = 0.02) -> Params:
+    """Fresh parameters: normal(0, std) matrices, zero biases, unit norms; layers stacked on a leading axis L.
 
     `{"embed_tokens", "layers": {"input_layernorm", "self_attn": {...}, "post_attention_layernorm", "mlp": {...}},
     "norm"}` and, where the head is not tied, `"lm_head"` of (D, V).
@@ -69,7 +69,7 @@ def init(key: PRNGKeyArray, config: Config, dtype: Any = jnp.float32) -> Params:
     keys = iter(jax.random.split(key, 9))
 
     def matrix(*shape: int) -> Array:
-        return (0.02 * jax.random.normal(next(keys), shape)).astype(dtype)
+        return (std * jax.random.normal(next(keys), shape)).astype(dtype)
 
     def projection(name: str, shape: tuple[int, int]) -> Any:
         w = matrix(L, *shape)

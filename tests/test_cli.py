@@ -86,6 +86,15 @@ def test_a_finished_run_is_not_run_again_and_another_run_is_refused(capsys, mode
     assert "another configuration" in refused(capsys, *again, "--rank", "3")
 
 
+def test_a_quantized_base_is_trained_over_and_its_adapter_fits_the_plain_one(model, data, tmp_path):
+    """QLoRA from the command line: it learns, from another start than over the plain base."""
+    quantized = ["train", "--model", model, "--data", data, "--out", str(tmp_path), "--quantize", "nf4", *FAST]
+    assert cli.main(quantized) == 0
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["about"]["quantize"] == "nf4" and run["evaluations"][-1][1] < run["evaluations"][0][1]
+    load_adapter(tmp_path / "adapter", base=load_model(model)[1])
+
+
 def test_a_chat_prompt_goes_through_the_template(capsys, model):
     assert cli.main(["generate", "Hi", "--model", model, "--chat", "--new-tokens", "3", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["texts"]) == 1
@@ -106,6 +115,8 @@ def test_a_chat_prompt_goes_through_the_template(capsys, model):
         (["--lr", "-1"], "the learning rate is -1.0: give --lr a number above 0"),
         (["--dropout", "1"], "dropout must be at least 0 and below 1, not 1.0"),
         (["--method", "full"], "full fine-tuning has no rank"),
+        (["--method", "full", "--quantize", "nf4"], "a quantized base is frozen and cannot be trained itself"),
+        (["--watch", "nowhere.txt"], "nowhere.txt: no such file or folder"),
     ],
 )
 def test_a_mistake_in_training_gets_one_sentence(capsys, tmp_path, model, data, change, sentence):
@@ -135,7 +146,7 @@ def test_a_broken_adapter_or_prompt_gets_one_sentence(capsys, tmp_path, model):
 
 
 def test_help_is_there_for_every_command(capsys):
-    for command in ([], ["demo"], ["train"], ["generate"], ["merge"]):
+    for command in ([], ["demo"], ["pretrain"], ["train"], ["generate"], ["stories"], ["merge"]):
         with pytest.raises(SystemExit) as stop:
             cli.main([*command, "--help"])
         assert stop.value.code == 0

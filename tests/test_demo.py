@@ -25,7 +25,7 @@ def test_the_demo_teaches_verse(tmp_path):
     assert f"{first:.3f} -> {last:.3f}" in "\n".join(said)
 
 
-@pytest.mark.parametrize("draw", [plots.demo, plots.growth])
+@pytest.mark.parametrize("draw", [plots.demo, plots.growth, plots.small_model])
 def test_a_figure_is_the_same_each_time(draw, tmp_path):
     table = json.loads((ROOT / "figures" / "data" / f"{draw.__name__}.json").read_text())
     for name in ("one.png", "two.png"):

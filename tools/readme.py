@@ -2,6 +2,7 @@
 
 The README's account of the demo comes from figures/data/demo.json, which `make demo` wrote; so does figures/demo.png.
 The tables of docs/speed.md come from what benchmarks/step.py wrote, figures/growth.png from what benchmarks/growth.py.
+docs/small_model.md and figures/small_model.png come from what benchmarks/small_model.py wrote.
 The table of licences in docs/downloads.md comes from the code that fetches.
 """
 
@@ -11,7 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from lora_jax import plots
+from lora_jax import plots, stories, story_writer
 from lora_jax.files import assets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +71,48 @@ def step(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def told() -> str:
+    """How many stories came of how many openings."""
+    records = stories.records(stories.STORIES)
+    batches = {}
+    for seed, batch, _ in (record["from"] for record in records):
+        batches[seed] = max(batches.get(seed, 0), batch + 1)
+    openings = sum(batches.values()) * story_writer.BATCH
+    characters = sum(len(record["text"]) for record in records)
+    size = f"{characters / len(records):.0f} characters on average"
+    return f"{len(records):,} stories of {size} came of {openings:,} openings.\n"
+
+
+def small_model() -> tuple[str, str, str]:
+    """What is said of the small model, of its fine-tuning, and its samples, as they are."""
+    table = json.loads((RECORDS / "small_model.json").read_text())
+    runs, tokens = table["runs"], table["tokens"]
+    short, about = runs["short"], table["pretrained"]["about"]
+    size = f"{about['batch_size']} x {about['length']} tokens"
+    lines = [
+        f"{table['parameters']:,} parameters, {tokens['training']:,} tokens of stories to train on and "
+        f"{tokens['held out']:,} held out ({table['date']}; {table['machine']}).",
+        "",
+        "| model | loss on held-out stories, nats a token |",
+        "|---|---|",
+        *(f"| {name} | {value:.3f} |" for name, value in table["ngrams"].items()),
+        f"| the transformer, {len(short['losses'])} steps of {size}, {short['seconds'] / 60:.1f} minutes on two cores "
+        f"| {short['evaluations'][-1][1]:.3f} |",
+        f"| the transformer, {about['steps']} steps: the committed checkpoint | {table['held_out']:.3f} |",
+    ]
+    tuned = ["| after | held-out poems | held-out stories | minutes |", "|---|---|---|---|"]
+    (_, poems), known = runs["full"]["evaluations"][0], runs["full"]["watched"]["stories"][0]
+    tuned.append(f"| pre-training | {poems:.3f} | {known:.3f} | |")
+    for name in ("full", "lora"):
+        (_, poems), known = runs[name]["evaluations"][-1], runs[name]["watched"]["stories"][1]
+        title = plots.TITLES[name]
+        tuned.append(f"| {title} on poems | {poems:.3f} | {known:.3f} | {runs[name]['seconds'] / 60:.1f} |")
+    commands = "".join(runs[name]["command"] + f" --out runs/{name}\n" for name in ("full", "lora"))
+    tuned += ["", "```sh", commands.rstrip(), "```"]
+    samples = [f"{i}. **{one['prompt']}**{one['text']}".rstrip() for i, one in enumerate(table["samples"], 1)]
+    return "\n".join(lines) + "\n", "\n".join(tuned) + "\n", "\n".join(samples) + "\n"
+
+
 def put(path: Path, **texts: str) -> str:
     """The file's text with each of `texts` between the marks of its name."""
     page = path.read_text()
@@ -80,11 +123,15 @@ def put(path: Path, **texts: str) -> str:
 
 
 def main() -> int:
+    losses, tuned, samples = small_model()
     wanted = {
         ROOT / "README.md": put(ROOT / "README.md", demo=demo()),
         ROOT / "docs" / "downloads.md": put(ROOT / "docs" / "downloads.md", licences=assets.licences() + "\n"),
         ROOT / "docs" / "speed.md": put(
             ROOT / "docs" / "speed.md", step_128=step("step_128"), step_2048=step("step_2048")
+        ),
+        ROOT / "docs" / "small_model.md": put(
+            ROOT / "docs" / "small_model.md", losses=losses, tuned=tuned, samples=samples, stories=told()
         ),
     }
     stale = [path for path, text in wanted.items() if path.read_text() != text]
@@ -95,6 +142,7 @@ def main() -> int:
         path.write_text(wanted[path])
     plots.demo(json.loads(RECORD.read_text()), ROOT / "figures" / "demo.png")
     plots.growth(json.loads((RECORDS / "growth.json").read_text()), ROOT / "figures" / "growth.png")
+    plots.small_model(json.loads((RECORDS / "small_model.json").read_text()), ROOT / "figures" / "small_model.png")
     return 0
 
 

@@ -1,0 +1,51 @@
+"""Text by name, as sequences to train on and sequences to judge by: the poems, the stories, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lora_jax import stories
+from lora_jax.corpora import poems, split_verse
+from lora_jax.documents import Document, read_documents
+from lora_jax.text import Packed, encode_document, pack, split
+
+BUILT_IN = ("poems", "stories")
+
+
+def verse(tokenizer: Any, sequences: int, length: int, *, held_out: int = 128, seed: int = 0) -> tuple[Packed, Packed]:
+    """Verse as `(training, held-out)` sequences: at least `sequences` to train on, and `held_out` to judge by."""
+    passages = split_verse(poems(), train_passages=sequences * length // 100 + 50, seed=seed)
+    kept = _packed(tokenizer, passages.held_out, length)
+    spread = np.linspace(0, len(kept) - 1, held_out).astype(int)  # from every held-out block alike
+    return _packed(tokenizer, passages.train, length), Packed(**kept.rows(spread))
+
+
+def tales(tokenizer: Any, length: int) -> tuple[Packed, Packed]:
+    """The stories as `(training, held-out)` sequences: every tenth is held out, whatever a run's seed."""
+    told = stories.read()
+    return _packed(tokenizer, [one for i, one in enumerate(told) if i % 10], length), _packed(
+        tokenizer, told[::10], length
+    )
+
+
+def _packed(tokenizer: Any, texts: list[str], length: int) -> Packed:
+    return pack([encode_document(tokenizer, Document(text=one)) for one in texts], length, tokenizer.pad_id or 0)
+
+
+def read(data: str) -> Sequence[Document] | str:
+    """The user's documents, or the name of a built-in text, unless there is a file or folder of that name."""
+    return data if data in BUILT_IN and not Path(data).exists() else read_documents(data)
+
+
+def load(
+    found: Sequence[Document] | str, tokenizer: Any, length: int, *, sequences: int = 1, held_out: float, seed: int
+) -> tuple[Packed, Packed]:
+    """`(training, held-out)` of what `read` found. Of the poems as many as fill `sequences`; `held_out` is a share."""
+    if isinstance(found, str):
+        return verse(tokenizer, sequences, length, seed=seed) if found == "poems" else tales(tokenizer, length)
+    encoded = [encode_document(tokenizer, document) for document in found]
+    return split(encoded, length, held_out, seed=seed, pad_id=tokenizer.pad_id or 0)
