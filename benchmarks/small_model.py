@@ -21,7 +21,7 @@ import jax
 from lora_jax import cli, datasets, generation, models, ngrams, pretraining, text, training, tuning
 from lora_jax.files import atomic
 
-LENGTH, TUNING_STEPS, SHORT_STEPS = 256, 200, 300
+LENGTH, TUNING_STEPS, SHORT_STEPS = 256, 200, 500
 ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3}
 PROMPTS = (
     "Once upon a time, there was a",

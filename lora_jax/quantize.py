@@ -214,7 +214,8 @@ def nf4(w: Any, double_quantization: bool = True) -> Any:
     """`w`, a plain array or a `Biased` one, (I, O) or (L, I, O), as `NF4`; a bias stays as it is.
 
     Codes and constants are those of bitsandbytes' `quantize_4bit` on the transpose, bit for bit, where 64 divides I
-    (elsewhere its blocks run on from one column into the next, and here each column's last block is shorter).
+    (elsewhere its blocks run on from one column into the next, and here each column's last block is shorter). The one
+    number that may differ, in its last bit, is the mean of the constants, since its sum runs in another order.
     """
     return _quantize(_nf4, w, double_quantization)
 
