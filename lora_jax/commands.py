@@ -16,7 +16,7 @@ from lora_jax import datasets, generation, models, pretraining, story_writer, te
 from lora_jax import demo as demonstration
 from lora_jax import quantize as quantization
 from lora_jax import stories as telling
-from lora_jax.adapters import base
+from lora_jax.adapters import base, placement
 from lora_jax.errors import InputError
 from lora_jax.files import atomic, huggingface, peft
 from lora_jax.loop import State
@@ -66,6 +66,8 @@ def train(
     learned, kept = datasets.load(read[data], tokenizer, length, sequences=sequences, held_out=held_out, seed=seed)
     watched = {name: datasets.load(read[name], tokenizer, length, held_out=held_out, seed=seed)[1] for name in watch}
     job = tuning.make_job(method, config, params, key=jax.random.key(seed), remat=remat, options=options)
+    if job.frozen is not None:  # before an hour is spent on what could not be saved
+        peft.refuse_tied(params, placement.unstack(params, job.trainable, job.frozen[1]))
     held = f"{base.num_bytes(params) / 1e6:,.0f} MB{f' in {quantize}' if quantize else ''}"
     say(f"{model}: {held}; {method}: {base.count(job.trainable):,} parameters train, on {_platform()}")
     about = {"model": model, "method": method, "options": options, "dtype": dtype, "quantize": quantize}

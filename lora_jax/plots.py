@@ -73,7 +73,7 @@ def small_model(table: dict[str, Any], path: str | Path) -> None:
     for (name, value), style in zip(table["ngrams"].items(), (":", "--", "-."), strict=True):
         left.axhline(value, ls=style, lw=1, color="#CC79A7", label=f"{name} model, {value:.2f}")
     left.set(xlabel="step", ylabel="loss (nats a token)", title="Stories, from random weights", ylim=(2.2, 6.5))
-    left.legend(frameon=False, loc="upper right")
+    left.legend(facecolor="white", framealpha=1, edgecolor="none", loc="upper right")
     ends = {name: [table["runs"][name]["evaluations"][-1][1], table["runs"][name]["watched"]["stories"][1]]
             for name in ("full", "lora")}  # fmt: skip
     before = [table["runs"]["full"]["evaluations"][0][1], table["runs"]["full"]["watched"]["stories"][0]]

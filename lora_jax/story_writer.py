@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -51,7 +52,7 @@ def write(seed: int, batches: Iterable[int]) -> Iterator[list[Story]]:
         draw = random.Random(f"{seed}/{batch}")
         openings = [opening(draw) for _ in range(BATCH)]
         key = jax.random.fold_in(jax.random.key(seed), batch)
-        options = {"new_tokens": NEW_TOKENS, "temperature": TEMPERATURE, "top_k": TOP_K}
+        options: dict[str, Any] = {"new_tokens": NEW_TOKENS, "temperature": TEMPERATURE, "top_k": TOP_K}
         written = generation.generate(config, params, tokenizer, openings, key=key, **options)
         texts = [begun + rest.rpartition("\n")[0] for begun, rest in zip(openings, written, strict=True)]
         plain = [" ".join(text.translate(_PLAIN).split()) for text in texts]

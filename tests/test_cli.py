@@ -116,6 +116,7 @@ def test_a_chat_prompt_goes_through_the_template(capsys, model):
         (["--dropout", "1"], "dropout must be at least 0 and below 1, not 1.0"),
         (["--method", "full"], "full fine-tuning has no rank"),
         (["--method", "full", "--quantize", "nf4"], "a quantized base is frozen and cannot be trained itself"),
+        (["--targets", "embed_tokens"], "embed_tokens is tied to the head in this base"),
         (["--watch", "nowhere.txt"], "nowhere.txt: no such file or folder"),
     ],
 )

@@ -74,7 +74,7 @@ def save_adapter(
     odd = [name for name, adapter in named.items() if not isinstance(adapter, LoRA)]
     if not named or odd:
         raise InputError(f"there is no LoRA to save{f': {odd[0]} is a {type(named[odd[0]]).__name__}' if odd else ''}")
-    _refuse_tied(base, named)
+    refuse_tied(base, named)
     arrays: dict[str, np.ndarray] = {}
     for name, adapter in named.items():
         key_a, key_b = _keys(name)
@@ -118,7 +118,7 @@ def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
         )
     if not named:
         raise InputError(f"{folder}: there is no tensor in {WEIGHTS}")
-    _refuse_tied(base, named)
+    refuse_tied(base, named)
     return partition(placement.stack(base, named), lambda field: field in {"a", "b"})
 
 
@@ -132,7 +132,8 @@ def _keys(name: str) -> tuple[str, str]:
     return f"{PREFIX}{_path(name)}.lora_A.weight", f"{PREFIX}{_path(name)}.lora_B.weight"
 
 
-def _refuse_tied(base: Tree, named: Mapping[str, LoRA]) -> None:
+def refuse_tied(base: Tree, named: Mapping[str, LoRA]) -> None:
+    """Raise InputError where adapters by name stand on a tied embedding: PEFT's files cannot say so."""
     if "embed_tokens" in named and "lm_head" not in base:
         raise InputError(
             "embed_tokens is tied to the head in this base, and PEFT would adapt the embedding alone: "
