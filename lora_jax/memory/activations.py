@@ -1,0 +1,119 @@
+"""What the backward pass is left with, by hand: every array that a step keeps, from the shape of the model alone.
+
+Letters: B batch, T length, N = B * T tokens, D width, F feed-forward width, H query heads, K key/value heads,
+G = H / K, C head size, V vocabulary, L layers; of attention in blocks, P the length of a block and Z blocks.
+
+The package decides what is kept, and four rules of it are all that stands below:
+
+- A block keeps its input, what its large products made (`transformer.KEPT`), and no norm, gated product or x @ A, which
+  are worked out again. With rematerialized blocks it keeps its input alone. Methods do not differ in this: a LoRA
+  needs the same arrays to reach the layers below it, so it saves no activation memory.
+- Attention in blocks keeps `mixed` and the log-sum-exp block by block, the last block padded: Z * P >= T. Attention
+  by scores does not read `mixed` again; it is kept where o_proj trains or is adapted, whose input it is.
+- The last norm stands outside the blocks. Autodiff keeps its input in float32, the mean square's root and the root's
+  derivative (4 bytes a token each) and the scale as one row; where the scale trains, the normed stream too.
+- The loss forms its gradients on the way forward and keeps them: d_x in the dtype of the stream, d_head in float32,
+  and the number of tokens learned.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_jax.memory.setup import Setup
+from lora_jax.memory.sizes import ITEMSIZE, targeted
+
+if TYPE_CHECKING:
+    from lora_jax.transformer import Config
+
+BLOCK = 256  # attention.BLOCK and cross_entropy.CHUNK; a test holds the three together
+LOSS = ("d_x", "d_head", "tokens learned")  # the roles that are the loss's
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One array that is kept for the backward pass, by its role in the step."""
+
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+def even(length: int, most: int = BLOCK) -> tuple[int, int]:
+    """`(pieces, length of one)`: `length` in pieces of at most `most`, as even as can be."""
+    piece = math.ceil(length / math.ceil(length / most))
+    return math.ceil(length / piece), piece
+
+
+def block_arrays(setup: Setup) -> tuple[Kept, ...]:
+    """What one block makes that `transformer.KEPT` names, without L in front."""
+    c, dtype, B, T = setup.config, setup.dtype, setup.batch, setup.length
+    N, F, C, H, K = B * T, c.intermediate_size, c.head_dim, c.num_attention_heads, c.num_key_value_heads
+    Z, P = even(T)
+    trains_o = setup.method == "full" or "self_attn.o_proj" in targeted(c, setup.targets)
+    mixed = {
+        "scores": (Kept("mixed", (B, T, H, C), dtype),) if trains_o else (),
+        "blocks": (
+            Kept("mixed", (Z, B, K, H // K * P, C), dtype),
+            Kept("log_sum_exp", (Z, B, K, H // K * P), "float32"),
+        ),
+    }
+    return (
+        Kept("q", (B, T, H, C), dtype),
+        Kept("k", (B, T, K, C), dtype),
+        Kept("v", (B, T, K, C), dtype),
+        *mixed[setup.attention],
+        Kept("stream", (N, c.hidden_size), dtype),
+        Kept("gate", (N, F), dtype),
+        Kept("up", (N, F), dtype),
+    )
+
+
+def kept(setup: Setup) -> tuple[Kept, ...]:
+    """Every array that autodiff keeps of the step's loss, arguments aside: equal to rung 2 role by role."""
+    c, dtype, B, T = setup.config, setup.dtype, setup.batch, setup.length
+    N, D, L, full = B * T, c.hidden_size, c.num_hidden_layers, setup.method == "full"
+    layers = (Kept("block input", (N, D), dtype), *(() if setup.remat else block_arrays(setup)))
+    return (
+        *((Kept("token ids", (B, T, 1), "int32"),) if full else ()),  # where the embedding's rows get their gradients
+        Kept("angles", (B, T, c.head_dim // 2), "float32"),
+        Kept("segments", (B, T), "int32"),
+        *(Kept(one.role, (L, *one.shape), one.dtype) for one in layers),
+        Kept("final norm", (N, D), "float32"),
+        Kept("final norm", (N, 1), "float32"),
+        Kept("final norm", (N, 1), "float32"),
+        Kept("final norm", (1, D), dtype),
+        *((Kept("final norm", (N, D), dtype),) if full else ()),
+        Kept("d_x", (N, D), dtype),
+        Kept("d_head", head_shape(c), "float32"),
+        Kept("tokens learned", (), "float32"),
+    )
+
+
+def head_shape(config: Config) -> tuple[int, int]:
+    """(D, V), or (V, D) where the head is the embedding's twin."""
+    V, D = config.vocab_size, config.hidden_size
+    return (V, D) if config.tie_word_embeddings else (D, V)
+
+
+def saved_bytes(setup: Setup) -> int:
+    """Saved activations: all that is kept of the stream and the blocks, up to the loss."""
+    return sum(one.bytes for one in kept(setup) if one.role not in LOSS)
+
+
+def stacked_bytes(setup: Setup) -> int:
+    """The part of it that is the layers': stacked over L, and all that lasts from the forward to the backward pass."""
+    L, own = setup.config.num_hidden_layers, () if setup.remat else block_arrays(setup)
+    block_input = setup.batch * setup.length * setup.config.hidden_size * ITEMSIZE[setup.dtype]
+    return L * (block_input + sum(one.bytes for one in own))
+
+
+def kept_by_loss(setup: Setup) -> int:
+    """What the loss keeps: its gradients, known on the way forward."""
+    return sum(one.bytes for one in kept(setup) if one.role in LOSS)

@@ -1,0 +1,86 @@
+"""A ledger: named bytes. Every rung of the ladder of evidence writes one, so that any two can be laid side by side.
+
+Bytes are integers. GB means 1e9 bytes, GiB 2**30. A row is exact where it follows from shapes alone, and an estimate
+where a compiler or a device has a say in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# The rows of a training step, in the order of a table. The first six are static: held whatever the batch.
+STATIC = ("weights", "quantization constants", "adapters", "adapter constants", "optimizer state", "gradients")
+MOVING = ("batch", "saved activations", "logits and loss", "workspace")
+ROWS = (*STATIC, *MOVING)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One component's bytes, and whether they follow from shapes alone."""
+
+    name: str
+    bytes: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Rows of bytes under a title. `ledger["weights"]` is 0 where there is no such row."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+    def __getitem__(self, name: str) -> int:
+        return next((row.bytes for row in self.rows if row.name == name), 0)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @property
+    def total(self) -> int:
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def static(self) -> int:
+        """The bytes of the rows that no batch changes."""
+        return sum(self[name] for name in STATIC)
+
+    def table(self) -> str:
+        """The rows as text, in GB and GiB, with a total; estimates carry a tilde."""
+        lines = [self.title, f"{'':24}{'GB':>14}{'GiB':>14}"]
+        for row in (*self.rows, Row("total", self.total, all(row.exact for row in self.rows))):
+            mark = " " if row.exact else "~"
+            lines.append(f"{row.name:24}{mark}{row.bytes / 1e9:>13,.3f}{row.bytes / 2**30:>14,.3f}")
+        return "\n".join(lines)
+
+    def compare(self, other: Ledger) -> str:
+        """Both ledgers row by row as text, in GB, with the error of this one against the other."""
+        lines = [f"{self.title} against {other.title}", f"{'':24}{'this, GB':>14}{'other, GB':>14}{'error':>10}"]
+        names = dict.fromkeys([row.name for row in (*self.rows, *other.rows)])
+        pairs = [(name, self[name], other[name]) for name in names] + [("total", self.total, other.total)]
+        for name, mine, theirs in pairs:
+            error = f"{mine / theirs - 1:+.2%}" if theirs else ("-" if not mine else "only here")
+            lines.append(f"{name:24}{mine / 1e9:>14,.3f}{theirs / 1e9:>14,.3f}{error:>10}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        rows = [{"name": row.name, "bytes": row.bytes, "exact": row.exact} for row in self.rows]
+        return {"title": self.title, "rows": rows, "total": self.total}
+
+    @staticmethod
+    def from_json(found: dict[str, Any] | str) -> Ledger:
+        """The ledger that `as_json` described, given parsed or as text."""
+        table = json.loads(found) if isinstance(found, str) else found
+        return Ledger(table["title"], tuple(Row(row["name"], row["bytes"], row["exact"]) for row in table["rows"]))
+
+
+def ledger(title: str, exact: dict[str, int], estimated: dict[str, int] | None = None) -> Ledger:
+    """A ledger of the rows given by name, in the order of ROWS (others behind), empty ones left out."""
+    estimated = estimated or {}
+    given = {**exact, **estimated}
+    names = [name for name in ROWS if name in given] + [name for name in given if name not in ROWS]
+    return Ledger(title, tuple(Row(name, given[name], name in exact) for name in names if given[name]))

@@ -1,0 +1,114 @@
+"""What autodiff keeps, against what the formula says it keeps: array by array, to the byte."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import pytest
+
+from lora_jax import attention, cross_entropy
+from lora_jax.memory import activations, residuals
+from lora_jax.memory.setup import Setup
+from lora_jax.memory.steps import build
+from lora_jax.transformer import KEPT, Config
+
+METHODS = {
+    "full": {"method": "full"},
+    "LoRA on q and v": {"targets": ("q_proj", "v_proj")},
+    "LoRA on all": {},
+    "A frozen": {"freeze_a": True},
+    "QLoRA": {"method": "qlora"},
+}
+# Dimensions that all differ; a batch of one and of more; lengths below, at and beyond a block, not multiples of it.
+SHAPES = {
+    "grouped, tied": (Config(31, 12, 20, 3, 6, 2, 8), 2, 7),
+    "biases": (Config(37, 24, 40, 2, 4, 4, 6, biases=("q_proj", "k_proj", "v_proj")), 1, 256),
+    "blocks of a padded length": (Config(29, 40, 48, 2, 3, 1, 10, tie_word_embeddings=False), 3, 773),
+}
+CASES = list(itertools.product(METHODS, SHAPES, (False, True), ("float32", "bfloat16"), ("blocks", "scores")))
+
+
+def case(method, shape="grouped, tied", remat=False, dtype="float32", attention="blocks"):
+    config, batch, length = SHAPES[shape]
+    options = {"rank": 3, "remat": remat, "dtype": dtype, "attention": attention, **METHODS[method]}
+    return Setup(config, batch=batch, length=length, **options)
+
+
+@pytest.mark.parametrize("names", CASES, ids=[" ".join(map(str, names)) for names in CASES])
+def test_the_formula_keeps_what_autodiff_keeps(names):
+    setup = case(*names)
+    found, expected = (sorted(rung.kept(setup), key=str) for rung in (residuals, activations))
+    assert found == expected
+    ledger = residuals.residuals(setup)
+    assert ledger["saved activations"] == activations.saved_bytes(setup)
+    assert ledger["kept by the loss"] == activations.kept_by_loss(setup)
+
+
+def test_the_cases_meet_the_hard_ones():
+    assert {activations.even(length) for _, _, length in SHAPES.values()} == {(1, 7), (1, 256), (4, 194)}
+    assert 4 * 194 > 773
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_arguments_and_constants_it_is_all_that_a_vjp_holds(method):
+    """`jax.eval_shape` of the vjp, with no look at the program: its other leaves are arguments, or NF4's tables."""
+    setup = case(method, "blocks of a padded length", remat=True)
+    step = build(setup)
+
+    def pull(trainable, frozen, batch):
+        return jax.vjp(lambda trainable: step.loss(trainable, frozen, batch), trainable)[1]
+
+    held = jax.tree.leaves(jax.eval_shape(pull, step.trainable, step.frozen, step.batch))
+    arguments = {(leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves((step.trainable, step.frozen, step.batch))}
+    tables = {((256,), "float32"), ((16,), "float32")}
+    kept = [(one.shape, one.dtype) for one in residuals.kept(setup)]
+    rest = [(leaf.shape, leaf.dtype.name) for leaf in held]
+    for one in kept:
+        rest.remove(one)
+    assert set(rest) <= arguments | tables
+    assert not {one.role for one in residuals.kept(setup)} & {"gate", "up"}
+
+
+def test_roles_are_the_blocks_own_names():
+    by_role = residuals.by_role(case("LoRA on all"))
+    around = {"block input", "angles", "segments", "final norm", *activations.LOSS}
+    assert set(by_role) == {*KEPT, *around}
+    B, T, L, H, C = 2, 7, 3, 6, 8
+    assert by_role["q"] == 4 * L * B * T * H * C
+    assert by_role["log_sum_exp"] == 4 * L * B * T * H
+
+
+def test_lora_saves_no_activation_memory():
+    """The third trap. Full fine-tuning keeps two things more, outside the blocks: token ids and a normed stream."""
+    full, lora = (residuals.by_role(case(method, dtype="bfloat16")) for method in ("full", "LoRA on all"))
+    B, T, D = 2, 7, 12
+    assert full["token ids"] == 4 * B * T
+    assert full["final norm"] - lora["final norm"] == 2 * B * T * D
+    assert {role: full[role] for role in lora if role != "final norm"} == {
+        role: lora[role] for role in lora if role != "final norm"
+    }
+
+
+def test_a_dequantized_weight_is_never_kept():
+    """The second trap: a QLoRA keeps what a LoRA keeps."""
+    lora, qlora = case("LoRA on all", dtype="bfloat16"), case("QLoRA", dtype="bfloat16")
+    assert residuals.kept(qlora) == residuals.kept(lora)
+
+
+def test_rematerialized_blocks_keep_their_input_alone():
+    plain, remat = (residuals.by_role(case("LoRA on all", remat=remat)) for remat in (False, True))
+    assert set(plain) - set(remat) == set(KEPT)
+    assert remat == {role: size for role, size in plain.items() if role not in KEPT}
+
+
+def test_the_constants_are_the_packages():
+    assert activations.BLOCK == attention.BLOCK == cross_entropy.CHUNK
+
+
+def test_one_array_by_hand():
+    setup = dataclasses.replace(case("full"), batch=3, length=300, dtype="bfloat16")
+    mixed = next(one for one in activations.kept(setup) if one.role == "mixed")
+    # 300 tokens are two blocks of 150; three query heads share each of two key/value heads; C is 8; three layers.
+    assert mixed.shape == (3, 2, 3, 2, 3 * 150, 8)
+    assert mixed.bytes == 2 * math.prod(mixed.shape)
