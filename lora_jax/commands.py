@@ -171,10 +171,8 @@ def stories(*, say: Say, seed: int, batches: int, first: int, add: list[Path], o
     for number, written in enumerate(story_writer.write(seed, range(first, first + batches)), 1):
         found += written
         kept, dropped = telling.sift(found)
-        say(f"batch {number} of {batches}: {len(kept)} stories kept; {time.monotonic() - began:.0f} s")
         telling.save(out, kept)
-    kept, dropped = telling.sift(found)
-    telling.save(out, kept)
+        say(f"batch {number} of {batches}: {len(kept)} stories kept; {time.monotonic() - began:.0f} s")
     say(f"{len(kept)} of {len(found)} stories in {out}; dropped: {dict(dropped)}")
     return {"out": str(out), "kept": len(kept), "dropped": dict(dropped)}
 

@@ -27,9 +27,8 @@ def verse(tokenizer: Any, sequences: int, length: int, *, held_out: int = 128, s
 def tales(tokenizer: Any, length: int) -> tuple[Packed, Packed]:
     """The stories as `(training, held-out)` sequences: every tenth is held out, whatever a run's seed."""
     told = stories.read()
-    return _packed(tokenizer, [one for i, one in enumerate(told) if i % 10], length), _packed(
-        tokenizer, told[::10], length
-    )
+    learned = [one for i, one in enumerate(told) if i % 10]
+    return _packed(tokenizer, learned, length), _packed(tokenizer, told[::10], length)
 
 
 def _packed(tokenizer: Any, texts: list[str], length: int) -> Packed:

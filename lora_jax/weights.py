@@ -81,7 +81,10 @@ class Biased(Weight):
 
 
 def matmul_f32(x: Any, w: Any, add: Any) -> Any:
-    """`x @ w + add` for a float32 `add`, summed in float32 and rounded once, to `x.dtype`."""
+    """`x @ w + add` for a float32 `add`, summed in float32 and rounded to `x.dtype`.
+
+    It is rounded once where `w` is an array. A `Weight` hands back a product that is in `x.dtype` already.
+    """
     x = jnp.asarray(x)
     product = x @ w if isinstance(w, Weight) else jnp.matmul(x, w, preferred_element_type=jnp.float32)
     return (product.astype(jnp.float32) + add).astype(x.dtype)
