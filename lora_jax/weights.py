@@ -80,13 +80,39 @@ class Biased(Weight):
         return dense(self.w, dtype)
 
 
+@jax.custom_vjp
+def product_f32(x: Float[Array, "... in"], w: Float[Array, "in out"]) -> Float[Array, "... out"]:
+    """`x @ w` in the dtype of `x`, summed and left in float32.
+
+    Its gradient comes in float32 therefore, and autodiff would multiply it in float32 too: with `w`, `x` and the
+    gradient as float32 copies beside the bfloat16 ones, and slowly. Here it is rounded to the dtype of `x` first, which
+    it had before it was rounded up, and multiplied in that, sums again in float32; the gradient of `w` is not rounded.
+    """
+    return jnp.matmul(x, w.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product_f32(x, w), (x, w)
+
+
+def _backward(kept: tuple[Array, Array], d: Array) -> tuple[Array, Array]:
+    x, w = kept
+    d = d.astype(x.dtype)  # (..., out)
+    d_x = jnp.matmul(d, w.astype(x.dtype).mT, preferred_element_type=jnp.float32)  # (..., in)
+    d_w = jnp.einsum("...i,...o->io", x, d, preferred_element_type=jnp.float32)  # (in, out)
+    return d_x.astype(x.dtype), d_w.astype(w.dtype)
+
+
+product_f32.defvjp(_forward, _backward)
+
+
 def matmul_f32(x: Any, w: Any, add: Any) -> Any:
     """`x @ w + add` for a float32 `add`, summed in float32 and rounded to `x.dtype`.
 
     It is rounded once where `w` is an array. A `Weight` hands back a product that is in `x.dtype` already.
     """
     x = jnp.asarray(x)
-    product = x @ w if isinstance(w, Weight) else jnp.matmul(x, w, preferred_element_type=jnp.float32)
+    product = x @ w if isinstance(w, Weight) else product_f32(x, w)
     return (product.astype(jnp.float32) + add).astype(x.dtype)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lora_jax.adapters import placement
 from lora_jax.adapters.base import Adapter, Tree, partition
 from lora_jax.errors import InputError
-from lora_jax.weights import Biased, dense, matmul_f32, pytree, split_bias
+from lora_jax.weights import Biased, dense, matmul_f32, product_f32, pytree, split_bias
 
 
 @pytree
@@ -34,9 +34,8 @@ class LoRA(Adapter):
 
     def matmul(self, x: Float[Array, "... in"], w: Any) -> Float[Array, "... out"]:
         # Scaled where it is small: s on (..., R) costs nothing, on (..., out) a pass over memory each way.
-        xa = self.scaling * jnp.matmul(self._drop(x), self.a.astype(x.dtype), preferred_element_type=jnp.float32)
-        xab = jnp.matmul(xa.astype(x.dtype), self.b.astype(x.dtype), preferred_element_type=jnp.float32)  # (..., out)
-        return matmul_f32(x, w, xab)
+        xa = self.scaling * product_f32(self._drop(x), self.a)  # (..., R)
+        return matmul_f32(x, w, product_f32(xa.astype(x.dtype), self.b))
 
     def rows(self, ids: Int[Array, "..."], w: Any) -> Float[Array, "... out"]:
         rows = w[ids]  # (..., D)
