@@ -1,4 +1,5 @@
-"""The command line: `python -m lora_jax demo | train | pretrain | generate | merge | stories`.
+"""The command line: `python -m lora_jax demo | train | pretrain | generate | merge | stories | plan |
+measure`.
 
 Each command says in plain English what it does; `--json` prints what it found for a program. A user's mistake is one
 sentence on standard error and exit status 2; nothing half-written is left behind.
@@ -7,6 +8,7 @@ sentence on standard error and exit status 2; nothing half-written is left behin
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -18,17 +20,17 @@ from lora_jax.errors import InputError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, or 2 for a user's mistake."""
     arguments = vars(_parser().parse_args(argv))
-    name = arguments.pop("command")
+    home, name = arguments.pop("home"), arguments.pop("command")
     as_json = arguments.pop("json", False)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
     try:
-        from lora_jax import commands, compilation  # here, so that --help does not wait for JAX
+        from lora_jax import compilation  # here, so that --help does not wait for JAX
 
         compilation.keep_compiled_programs()
-        found = getattr(commands, name)(say=say, **arguments)
+        found = getattr(importlib.import_module(home), name)(say=say, **arguments)
     except InputError as error:
         print(f"lora_jax: {error}", file=sys.stderr)
         return 2
@@ -48,12 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, example: str, home: str = "lora_jax.commands") -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=f"example: python -m lora_jax {name} {example}",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )  # fmt: skip
-        sub.set_defaults(command=name)
+        sub.set_defaults(command=name, home=home)
         sub.add_argument("--json", action="store_true", help="print the result as JSON, and all else on standard error")
         return sub
 
@@ -138,6 +140,42 @@ def _parser() -> argparse.ArgumentParser:
     model(sub)
     sub.add_argument("--adapter", type=Path, required=True, help="folder of an adapter in PEFT's format")
     sub.add_argument("--out", type=Path, required=True, help="folder for the merged model")
+
+    sub = add("plan", "what a training step needs, by formula: which cards it fits on, and what it costs",
+              "llama3.1-8b --method lora --length 2048 --remat --for h100", "lora_jax.memory.command")  # fmt: skip
+    sub.add_argument("model", help="a built-in name (a wrong one lists them all), or a Hugging Face config.json")
+    sub.add_argument("--method", choices=["full", "lora", "qlora"], default="lora", help="what trains")
+    sub.add_argument("--rank", type=_positive, default=16, help="rank of the adapters")
+    sub.add_argument("--targets", default="all-linear", help="all-linear, attention, mlp, or names with commas between")
+    sub.add_argument("--freeze-a", action="store_true", help="train B alone (LoRA-FA)")
+    sub.add_argument("--batch", type=_positive, default=1, help="sequences in a batch")
+    sub.add_argument("--length", type=_positive, default=1024, help="tokens in a sequence")
+    sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
+    sub.add_argument("--attention", choices=["blocks", "scores"], default="blocks", help="whole, or block by block")
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the base model")
+    sub.add_argument("--optimizer", choices=["adamw", "adafactor", "sgd", "momentum"], default="adamw",
+                     help="whose state is held")  # fmt: skip
+    sub.add_argument("--moments", choices=["float32", "bfloat16"], help="dtype of the moments (else of what trains)")
+    sub.add_argument("--master", action="store_true", help="full fine-tuning with a float32 copy of the weights")
+    sub.add_argument("--single-quantization", dest="double_quantization", action="store_false",
+                     help="QLoRA with float32 constants, not quantized once more")  # fmt: skip
+    sub.add_argument("--for", dest="card", metavar="CARD", help="one card only (a wrong one lists them all)")
+    sub.add_argument("--compile", action="store_true", help="ask XLA too, for that card, which need not be there")
+    sub.add_argument("--seconds-per-step", type=float, help="as you measured it on the card: what a run then costs")
+    sub.add_argument("--steps", type=_positive, default=1000, help="steps of the run")
+
+    sub = add("measure", "run training steps for real and record what the device used beside what was planned",
+              "--device gpu", "lora_jax.memory.command")  # fmt: skip
+    sub.add_argument("--device", dest="device_kind", choices=["auto", "cpu", "gpu"], default="auto", help="where")
+    sub.add_argument("--model", action="append", default=[], help="in place of the device's own grid; may be repeated")
+    sub.add_argument("--method", dest="methods", nargs="+", choices=["full", "lora", "qlora"],
+                     default=["full", "lora", "qlora"], help="with --model: by which methods")  # fmt: skip
+    sub.add_argument("--batch", type=_positive, default=1, help="with --model: sequences in a batch")
+    sub.add_argument("--length", type=_positive, default=512, help="with --model: tokens in a sequence")
+    sub.add_argument("--remat", action="store_true", help="with --model: rematerialized blocks")
+    sub.add_argument("--attention", choices=["blocks", "scores"], default="blocks", help="with --model")
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="float32 on a CPU, else bfloat16, if not given")
+    sub.add_argument("--out", type=Path, help="the record (figures/data/memory_DEVICE.json if not given)")
     return parser
 
 

@@ -1,0 +1,283 @@
+"""What a plan says, against published counts, cases worked by hand, files on a disk and a search by brute force."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import pytest
+from small_model import CONFIG, model, quick_compilation  # noqa: F401
+
+from lora_jax.adapters import lora
+from lora_jax.errors import InputError
+from lora_jax.files import huggingface_config, peft
+from lora_jax.memory import command, compiler, formula, hardware, planner, sizes, zoo
+from lora_jax.memory.ledger import ledger
+from lora_jax.memory.setup import Setup
+
+# Parameters as the models' own safetensors files count them (the totals on their Hugging Face pages).
+PUBLISHED = {
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
+    "llama2-7b": 6_738_415_616,
+    "llama2-13b": 13_015_864_320,
+    "llama2-70b": 68_976_648_192,
+    "llama3-8b": 8_030_261_248,
+    "llama3-70b": 70_553_706_496,
+    "llama3.1-8b": 8_030_261_248,
+    "llama3.1-70b": 70_553_706_496,
+    "llama3.2-1b": 1_235_814_400,
+    "llama3.2-3b": 3_212_749_824,
+    "mistral-7b": 7_241_732_096,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,
+    "qwen2.5-72b": 72_706_203_648,
+}
+OURS = {"100b": 100_000_000_000, "stories-2.8m": 2_755_008, "gpt3-175b": 174_566_105_088}
+GIVEN = {"method": "lora", "rank": 16, "batch": 1, "length": 1024, "remat": False, "attention": "blocks"}
+GIVEN |= {"dtype": "bfloat16", "optimizer": "adamw", "targets": "all-linear", "card": None, "compile": False}
+GIVEN |= {"seconds_per_step": None, "steps": 1000, "model": "llama3.1-8b"}
+
+
+def said(**changes):
+    """`(what was printed, what was returned)` of the command `plan`."""
+    lines = []
+    found = command.plan(say=lines.append, **GIVEN | changes)
+    return "\n".join(lines), found
+
+
+def test_counts_are_the_published_ones():
+    assert {name: sizes.parameters(config) for name, config in zoo.MODELS.items()} == PUBLISHED | OURS
+
+
+def test_a_hundred_billion_parameters_are_200_gb_and_ten_checkpoints_2_tb():
+    setup = Setup(zoo.config("100b"), method="full", length=128)
+    found = planner.plan(setup, card="h100")
+    assert found.ledger["weights"] == found.checkpoint.bytes == 200 * 10**9
+    times = {trip.hop.name: (trip.one, trip.ten) for trip in found.trips}
+    assert times["PCIe 5 x16"] == (pytest.approx(200 / 55.06), pytest.approx(2000 / 55.06))  # 3.6 and 36 s
+    assert times["Samsung 980 PRO, sustained"] == (pytest.approx(200 / 2.04), pytest.approx(2000 / 2.04))  # 98 and 980
+    # AdamW's two moments in bfloat16 and a count: 2 + 2 + 2 bytes a parameter.
+    assert found.checkpoint.resumable == 600 * 10**9 + 4
+
+
+def test_gpt3_is_the_lora_papers():
+    config = zoo.config("gpt3-175b")
+    matrices = sum(i * o for i, o in sizes.matrices(config).values())
+    assert matrices == 12 * 12_288**2  # attention's 4 D^2 and the feed-forward's 8 D^2
+    stored = planner.checkpoint(Setup(config, rank=4, targets=["q_proj", "v_proj"]))
+    assert stored.in_16_bits == 37_748_736  # 37.7 MB, 36.0 MiB: the paper's "35 MB"
+    assert stored.bytes == 2 * stored.in_16_bits
+    assert 2 * sizes.parameters(config) / 1e9 == pytest.approx(350, rel=0.005)
+
+
+@pytest.mark.parametrize("freeze_a", [False, True])
+def test_a_checkpoint_is_what_the_file_of_the_adapter_holds(tmp_path, freeze_a):
+    _, params = model()
+    adapters, constants = lora.init(
+        jax.random.key(0), params, rank=5, targets=["q_proj", "down_proj"], freeze_a=freeze_a
+    )
+    peft.save_adapter(tmp_path / "adapter", adapters, constants, base=params)
+    raw = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
+    header = int.from_bytes(raw[:8], "little")
+    stored = planner.checkpoint(Setup(CONFIG, rank=5, targets=["q_proj", "down_proj"], freeze_a=freeze_a))
+    assert stored.what == "adapter"
+    assert stored.bytes == len(raw) - 8 - header
+    assert stored.resumable == stored.bytes + 4 + sum(2 * x.nbytes for x in jax.tree.leaves(adapters))
+
+
+def test_a_config_json_and_its_folder_are_models_too(tmp_path):
+    written = huggingface_config.write_config(zoo.config("llama3.1-8b"))
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert zoo.config(tmp_path) == zoo.config(tmp_path / "config.json") == zoo.config("llama3.1-8b")
+    (tmp_path / "config.json").write_text(json.dumps(huggingface_config.write_config(zoo.config("qwen2.5-7b"))))
+    assert zoo.config(str(tmp_path)) == zoo.config("qwen2.5-7b")
+
+
+def test_every_fact_has_a_source_and_a_date():
+    facts = [*hardware.CARDS.values(), *hardware.LINKS.values(), *hardware.DISKS.values()]
+    facts += [*hardware.NETWORKS.values(), *hardware.PRICES.values()]
+    for fact in facts:
+        found = hardware.as_json(fact)
+        assert found["source"]["what"] and "20" in found["source"]["date"]
+    for card in hardware.CARDS.values():
+        assert card.link is None or card.link in hardware.LINKS
+        assert (card.measured is None) == (card.measured_by is None)
+        assert abs(card.usable / card.memory - 1) < 0.1  # GB and GiB are 7 % apart
+    assert set(hardware.PRICES) <= set(hardware.CARDS)
+
+
+def test_cards_needed_by_hand():
+    step = ledger("a step", {"weights": 60, "optimizer state": 30, "gradients": 10}, {"workspace": 10})
+    assert planner.cards_needed(step, 110) == 1
+    assert planner.cards_needed(step, 109) == 2
+    assert planner.cards_needed(step, 60) == 2  # 50 of 100 and 10 whole
+    assert planner.cards_needed(step, 59) == 3
+    assert planner.cards_needed(step, 10) is None  # what is whole takes all there is
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 63, 64, 65, 1000])
+def test_the_largest_batch_is_found(most):
+    assert planner.largest(lambda batch: batch <= most) == most
+
+
+def test_the_largest_batch_fits_and_the_next_does_not():
+    setup = Setup(zoo.config("smollm2-135m"), method="qlora", length=512)
+    (seat,) = planner.plan(setup, card="t4").seats
+
+    def peak(batch):
+        return formula.predict(dataclasses.replace(setup, batch=batch)).total
+
+    assert seat.largest_batch > 1
+    assert peak(seat.largest_batch) <= seat.usable < peak(seat.largest_batch + 1)
+    assert seat.room == seat.usable - peak(1)
+    assert seat.usable == round(14.56 * 2**30)
+
+
+def test_the_least_time_a_step_takes_by_hand():
+    setup = Setup(CONFIG, rank=2, targets=["q_proj"])
+    step = ledger("a step", {"weights": 500, "adapters": 20, "gradients": 20, "optimizer state": 44}, {"workspace": 9})
+    card = hardware.Accelerator("slow", 10**9, 100, None, hardware.Source("nobody", "2026"))
+    trains = 4 * 3 * 2 * (24 + 56)  # float32, 3 layers, rank 2, 24 x 56
+    assert planner.least_seconds(setup, step, card, 1) == pytest.approx((500 + 20 + 44 + trains + 44) / 100)
+    assert planner.least_seconds(setup, step, card, 4) == pytest.approx((500 + 20 + 44 + trains + 44) / 400)
+
+
+def test_the_tickets_are_the_three_methods_on_one_flight():
+    setup = Setup(zoo.config("llama3.1-8b"), method="full", dtype="bfloat16", master=True)
+    full, low, quantized = planner.plan(setup).tickets
+    assert (full.method, low.method, quantized.method) == ("full", "lora", "qlora")
+    assert full.peak > low.peak > quantized.peak
+    assert full.checkpoint.bytes == 2 * 8_030_261_248
+    assert low.checkpoint.bytes == quantized.checkpoint.bytes == 4 * 41_943_040  # rank 16, seven matrices
+    # bfloat16 weights, their float32 copy and its two float32 moments: 14 bytes a parameter.
+    assert full.checkpoint.resumable == 14 * 8_030_261_248 + 4
+    usable = {name: card.usable for name, card in hardware.CARDS.items()}
+    for one in (low, quantized):
+        assert usable[one.smallest] == min(n for n in usable.values() if n >= one.peak)
+    assert full.peak > max(usable.values()) or full.smallest is not None
+
+
+def test_what_a_run_costs_by_hand():
+    text, found = said(card="b200", seconds_per_step=3.6, steps=500)
+    # 3.6 s x 500 is half an hour, at 5.98 $ an hour.
+    assert found["run"] == {
+        "steps": 500,
+        "hours": pytest.approx(0.5),
+        "dollars": pytest.approx(2.99),
+        "dollars_1000_steps": pytest.approx(5.98),
+    }
+    assert "at 3.6 seconds a step: 1,000 steps 5.98 $; 500 steps 0.50 hours and 2.99 $ (2026-03-21)" in text
+
+
+def test_the_text_names_what_was_planned():
+    text, found = said()
+    assert "41,943,040 train" in text and "attention in blocks, nothing rematerialized" in text
+    assert "a third party's listing of rental prices, 2026-03-21" in text
+    assert all(card.name in text for card in hardware.CARDS.values())
+    assert "choose a seat" in text and "A T4 has no bfloat16" in text
+    assert json.loads(json.dumps(found))["setup"]["attention"] == "blocks"
+    assert len(found["seats"]) == len(hardware.CARDS)
+    text, found = said(attention="scores", remat=True, card="l4", length=200_000, targets="q_proj,v_proj")
+    assert "attention in scores, blocks rematerialized" in text and "rank 16 on q_proj, v_proj" in text
+    assert [seat["card"] for seat in found["seats"]] == ["l4"]
+    assert "200,000 tokens are more than the 131,072 positions" in text
+
+
+def test_where_nothing_helps_it_says_so():
+    _, found = said(card="t4", length=131_072, batch=64)
+    (seat,) = found["seats"]
+    assert (seat["cards"], seat["largest_batch"], seat["least_seconds"], seat["dollars_an_hour"]) == (
+        None,
+        0,
+        None,
+        None,
+    )
+
+
+def test_the_compilers_plan_stands_beside_the_formulas(monkeypatch):
+    total = formula.predict(Setup(zoo.config("llama3.1-8b"))).total
+    asked = []
+
+    def compiled(setup, target):
+        asked.append((setup, target))
+        rows = ledger("compiled for h100", {"weights": 2 * total})
+        return compiler.Plan(target, rows, 2 * total, 0, 0, 0, 0, (), 1.0)
+
+    monkeypatch.setattr(compiler, "plan", compiled)
+    text, found = said(compile=True)
+    assert asked == [(Setup(zoo.config("llama3.1-8b")), "h100")]
+    assert found["compiled"]["error"] == -0.5 and found["compiled"]["needed"] == 2 * total
+    assert "the formula is -50.00% off what XLA plans for h100" in text
+
+    def too_small(setup, target):
+        raise compiler.DoesNotFit(target, 40 * 2**30, 16 * 2**30)
+
+    monkeypatch.setattr(compiler, "plan", too_small)
+    text, found = said(compile=True, card="tpu-v5e")
+    assert "the step does not fit on tpu-v5e: it needs at least 40.00 GiB and there are 16.00 GiB" in text
+    assert found["compiled"]["needed"] == 40 * 2**30
+
+
+def refusal(call):
+    with pytest.raises(InputError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
+    assert refusal(lambda: said(model="llama9")) == (
+        "there is no model 'llama9' to plan for: give a config.json, a folder with one, or " + ", ".join(zoo.MODELS)
+    )
+    assert refusal(lambda: said(card="h900")) == (
+        "there is no card 'h900': choose t4, l4, rtx3090, rtx4090, a100-40, a100-80, h100, h200, b200, tpu-v5e, "
+        "tpu-v5p, tpu-v6e"
+    )
+    assert refusal(lambda: said(batch=-1)) == "batch is -1, and must be a whole number of 1 or more"
+    assert refusal(lambda: said(method="dora")) == "method is 'dora': choose one of full, lora, qlora"
+    assert refusal(lambda: said(steps=0)) == (
+        "a run of 0 steps cannot be planned: give --steps a whole number of 1 or more"
+    )
+    assert refusal(lambda: said(card="h100", seconds_per_step=-2.0)) == (
+        "-2.0 seconds a step is no rate: give --seconds-per-step a number above 0"
+    )
+    assert refusal(lambda: said(seconds_per_step=2.0)) == (
+        "seconds a step are a card's own: say with --for on which card they were measured"
+    )
+    assert "cannot count the target 'k_projection'" in refusal(lambda: said(targets="q_proj,k_projection"))
+    monkeypatch.setattr(compiler, "_version", lambda package: None)
+    assert refusal(lambda: said(compile=True)) == (
+        "planning for h100 takes XLA's compiler for NVIDIA GPUs (no GPU): "
+        "python -m pip install -r requirements-plan.txt"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "gpt_neox"}, "model_type is 'gpt_neox'; supported are llama, mistral, qwen2."),
+        ({"hidden_size": -4096}, "hidden_size is -4096, and must be 1 or more"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0, and must be 1 or more"),
+        ({"num_key_value_heads": 5}, "num_attention_heads is 32, which num_key_value_heads, 5, does not divide"),
+    ],
+)
+def test_a_config_json_that_is_none(tmp_path, change, words):
+    written = huggingface_config.write_config(zoo.config("llama3.1-8b")) | change
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert refusal(lambda: said(model=str(tmp_path))) == f"{tmp_path / 'config.json'}: {words}"
+
+
+def test_sizes_and_times_for_a_person():
+    assert [command.size(n) for n in (999, 2_500_000, 200 * 10**9, -3 * 10**9)] == [
+        "1.0 kB",
+        "2.5 MB",
+        "200.0 GB",
+        "-3.0 GB",
+    ]
+    assert [command.seconds(s) for s in (0.0036, 3.63, 981.2)] == ["3.6 ms", "3.6 s", "981 s"]
+    assert math.isclose(planner.run_dollars(2.0, 3600, 3), 6.0)
