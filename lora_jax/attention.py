@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name as keep
 from jaxtyping import Array, Bool, Float, Int
 
 from lora_jax.errors import InputError
+from lora_jax.weights import product_f32
 
 LOWEST = jnp.finfo(jnp.float32).min / 2  # a hidden score: far below any other, and its sums stay finite
 BLOCK = 256
@@ -39,15 +40,18 @@ def scores(
     """The textbook's way: all T x S scores at once, in float32.
 
     H / K query heads share a key/value head (arXiv 2305.13245) and are grouped beside it, so that keys and values are
-    never repeated.
+    never repeated. Heads go in front, and the queries of a group one under the other: each product is then a plain one,
+    and nothing of T x S is ever laid out anew.
     """
     B, T, H, C = q.shape
     S, K = k.shape[1:3]
-    q = q.reshape(B, T, K, H // K, C)
-    s = jnp.einsum("btkgc,bskc->bkgts", q, k, preferred_element_type=jnp.float32) * C**-0.5  # (B, K, G, T, S)
+    q = jnp.moveaxis(q.reshape(B, T, K, H // K, C), 1, 3).reshape(B, K, -1, C)  # (B, K, G * T, C)
+    k, v = (jnp.moveaxis(x, 1, 2) for x in (k, v))  # (B, K, S, C)
+    s = (product_f32(q, k.mT) * C**-0.5).reshape(B, K, -1, T, S)  # (B, K, G, T, S)
     visible = _visible(q_segments, k_segments, S - T)  # (B, T, S)
-    weights = jax.nn.softmax(jnp.where(visible[:, None, None], s, LOWEST), axis=-1).astype(v.dtype)  # (B, K, G, T, S)
-    return keep(jnp.einsum("bkgts,bskc->btkgc", weights, v).reshape(B, T, H, C), "mixed")
+    weights = jax.nn.softmax(jnp.where(visible[:, None, None], s, LOWEST), axis=-1)  # (B, K, G, T, S)
+    out = weights.astype(v.dtype).reshape(B, K, -1, S) @ v  # (B, K, G * T, C)
+    return keep(jnp.moveaxis(out.reshape(B, K, -1, T, C), 3, 1).reshape(B, T, H, C), "mixed")
 
 
 def blocks(

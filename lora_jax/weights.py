@@ -81,8 +81,8 @@ class Biased(Weight):
 
 
 @jax.custom_vjp
-def product_f32(x: Float[Array, "... in"], w: Float[Array, "in out"]) -> Float[Array, "... out"]:
-    """`x @ w` in the dtype of `x`, summed and left in float32.
+def product_f32(x: Float[Array, "... in"], w: Float[Array, "*many in out"]) -> Float[Array, "... out"]:
+    """`x @ w` in the dtype of `x`, summed and left in float32; `w` is one matrix, or as many as `x` is.
 
     Its gradient comes in float32 therefore, and autodiff would multiply it in float32 too: with `w`, `x` and the
     gradient as float32 copies beside the bfloat16 ones, and slowly. Here it is rounded to the dtype of `x` first, which
@@ -97,9 +97,10 @@ def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(kept: tuple[Array, Array], d: Array) -> tuple[Array, Array]:
     x, w = kept
-    d = d.astype(x.dtype)  # (..., out)
-    d_x = jnp.matmul(d, w.astype(x.dtype).mT, preferred_element_type=jnp.float32)  # (..., in)
-    d_w = jnp.einsum("...i,...o->io", x, d, preferred_element_type=jnp.float32)  # (in, out)
+    d = d.astype(x.dtype)  # (..., n, out)
+    d_x = jnp.matmul(d, w.astype(x.dtype).mT, preferred_element_type=jnp.float32)  # (..., n, in)
+    many = "...ni,...no->...io" if w.ndim > 2 else "...i,...o->io"
+    d_w = jnp.einsum(many, x, d, preferred_element_type=jnp.float32)  # (..., in, out)
     return d_x.astype(x.dtype), d_w.astype(w.dtype)
 
 
