@@ -46,6 +46,27 @@ class _Step:
         return "gate_proj" in self.targets or "up_proj" in self.targets
 
     @property
+    def rounds(self) -> bool:
+        """Whether the adapters' products are multiplied in bfloat16: of rank 1 they are sums, and taken in float32."""
+        return self.e < F32 and self.setup.rank > 1
+
+    @property
+    def scores(self) -> int:
+        """How many scores there are where all are there at once."""
+        return self.setup.batch * self.setup.config.num_attention_heads * self.setup.length**2
+
+    @property
+    def grouped(self) -> bool:
+        """Whether query heads share key/value heads."""
+        return self.Q > self.KV
+
+    @property
+    def padded(self) -> int:
+        """Of 8k tokens a product in bfloat16 is taken as it is. Others are padded, and two of the padded sums stay."""
+        aligned = self.quantized or self.N % 8 == 0
+        return 0 if aligned else 2 * self.N * (self.D + self.setup.rank) * F32 + self.N * self.D * self.e
+
+    @property
     def matrices(self) -> int:
         """The numbers in one layer's matrices."""
         return sum(i * o for i, o in sizes.matrices(self.setup.config).values())
@@ -86,6 +107,8 @@ def moments(setup: Setup) -> dict[str, int]:
         "backward, attention": gradients + _backward_attention(s),
         "update": sizes.trainable_bytes(setup) + (s.V * s.D * (F32 - s.e) if s.full else 0),
     }
+    if setup.attention == "scores":
+        found["forward, attention"] = saved + _forward_scores(s)
     if s.adapted and s.targets & {"q_proj", "k_proj", "v_proj"}:
         found["backward, projections"] = gradients + _backward_projections(s)
     return found
@@ -138,6 +161,11 @@ def _forward_feed_forward(s: _Step) -> int:
     return work + (3 * s.D + s.Q) * s.N * s.e + s.D * s.F * s.e + waiting
 
 
+def _forward_scores(s: _Step) -> int:
+    """All scores in float32, masked and exp'd, the weights as they are rounded, the mask, beside q, k, v and x."""
+    return s.scores * (2 * F32 + s.e + 1) + (s.D + s.Q + 2 * s.KV) * s.N * s.e
+
+
 def _loss(s: _Step) -> int:
     """One chunk of the loss: its logits and their gradient; x, cut into chunks, and d_x as it grows, beside the stream.
 
@@ -151,14 +179,16 @@ def _backward_feed_forward(s: _Step) -> int:
     """The products of a layer's feed-forward, backward; with rematerialized blocks, attention's arrays beside them."""
     setup, wide = s.setup, s.N * s.F
     work = sum(size for role, size in s.again.items() if role not in ("gate", "up"))
-    if setup.remat and setup.attention == "scores":  # exp(scores), made again and waiting for its own backward pass
-        work += setup.batch * setup.config.num_attention_heads * setup.length**2 * F32
+    if setup.remat and setup.attention == "scores":  # scores, or weights too, made again and waiting for their own turn
+        work += s.scores * (F32 + (s.e if s.full or s.grouped else 0))
     if s.full:
         # d_gate and d_up, once each and once side by side (one product then makes d_h), and silu(gate) * up.
         work += 5 * wide * s.e + (3 * s.D + s.Q) * s.N * s.e + WORKSPACE
         # Rematerialized: the slices of all the layer's matrices, the first gradients, two norms in float32.
         work += (s.matrices + 2 * s.D * s.F) * s.e if setup.remat else s.D * s.F * s.e
         work += 2 * s.N * s.D * F32 if setup.remat and s.e < F32 else 0
+    elif s.adapted and s.rounds:
+        work += _backward_adapted(s)
     elif s.adapted and setup.remat:
         # Both terms of gate and of up, of d_product; d_gate, d_up and the product (for A's gradient) in float32.
         terms = 7 - setup.freeze_a - 2 * (setup.rank == 1)
@@ -169,28 +199,62 @@ def _backward_feed_forward(s: _Step) -> int:
     elif s.adapted:
         work += (4 - (setup.rank == 1)) * wide * F32 + (wide * s.e if s.e < F32 else 0) + 3 * s.N * s.D * F32
         work += s.D * s.F * (s.e if s.quantized or s.e == F32 else s.e + F32)
+    elif s.quantized and setup.remat:
+        # d_gate and d_up as they are rounded, beside the three in float32; or both matrices, to multiply with.
+        work += 2 * wide * s.e + max(3 * wide * F32, 2 * s.D * s.F * s.e) + (s.Q + s.D) * s.N * s.e
+        work += _inputs(s) + (s.matrices - s.D * s.F) // 2
     elif s.quantized:
-        work += (3 if setup.remat else 1) * wide * F32 + 2 * wide * s.e + (s.Q + s.D) * s.N * s.e + 2 * s.N * s.D * F32
-        work += s.matrices // 2 if setup.remat else s.D * s.F * s.e
+        work += wide * F32 + 2 * wide * s.e + (s.Q + s.D) * s.N * s.e + 2 * s.N * s.D * F32 + s.D * s.F * s.e
     else:
         work += (5 if setup.remat else 3) * wide * s.e + 4 * s.N * s.D * s.e + 2 * s.D * s.F * s.e + WORKSPACE
     return work
+
+
+def _backward_adapted(s: _Step) -> int:
+    """The products of an adapted feed-forward in bfloat16: float32 until they are rounded, both terms by themselves.
+
+    Whichever is more: d_product's two terms, with d_gate, d_up and silu(gate) * up as they are rounded (rematerialized:
+    with gate and up, once more summed), or d_h's four. A's gradient waits for what it was multiplied with.
+    """
+    setup, wide = s.setup, s.N * s.F
+    rounded, stream = 3 * wide * s.e, s.N * s.D * s.e
+    extra = s.N * setup.rank * F32  # x @ A comes with x @ W, side by side
+    if setup.remat:
+        waiting = stream + s.N * s.Q * s.e + (0 if setup.freeze_a else 2 * stream + s.N * s.Q * s.e)
+        codes, dense = ((s.matrices - s.D * s.F) // 2, 2 * s.D * s.F * s.e) if s.quantized else (0, 0)
+        return max(4 * wide * F32, 4 * s.N * s.D * F32 + dense) + extra + rounded + waiting + codes
+    narrow = 4 * s.N * s.D * F32 + 2 * extra + WORKSPACE
+    return rounded + stream + max(2 * wide * F32 + extra, narrow)
+
+
+def _inputs(s: _Step) -> int:
+    """What was multiplied with attention's adapted matrices and made again: the gradient of A waits for it."""
+    if s.setup.freeze_a:
+        return 0
+    normed = s.D if s.targets & {"q_proj", "k_proj", "v_proj"} else 0
+    return (normed + (s.Q if "o_proj" in s.targets else 0)) * s.N * s.e
 
 
 def _held(s: _Step) -> int:
     """What the feed-forward and o_proj leave for their weights' gradients, which XLA puts off to the layer's end."""
     setup, wide, stream = s.setup, s.N * s.F, s.N * s.D
     work = sum(size for role, size in s.again.items() if role not in ("gate", "up", "stream"))
+    if setup.attention == "scores" and s.adapted and not s.grouped and s.scores * F32 > 2 * 3 * wide * s.e:
+        return work + 2 * stream * s.e  # the scores weigh so much that the gradients come first
     if s.full and setup.remat:  # the gradients themselves, and the slices of attention's matrices
         return work + (3 * s.D * s.F + 4 * s.D * s.Q) * s.e + 4 * stream * s.e
     if s.full:  # d_gate, d_up and the product; d_stream, the layer's d, two normed streams
         return work + 3 * wide * s.e + 4 * stream * s.e
+    if s.adapted and s.rounds:
+        work += 0 if setup.freeze_a else s.Q * s.N * s.e
+        return work + 3 * wide * s.e + (2 if setup.remat else 3) * stream * s.e + s.padded
     if s.adapted and setup.freeze_a:  # B's gradient needs d alone
         return work + 2 * wide * F32 + stream * (F32 + s.e)
     if s.adapted:  # A's needs the inputs too: of down_proj, gate and up, o_proj
         return work + 3 * wide * F32 + (3 * s.D + s.Q) * s.N * F32 + 2 * stream * s.e
     if "o_proj" in s.targets:
-        return work + (s.D if setup.freeze_a else 2 * s.D + s.Q) * s.N * F32 + 2 * stream * s.e
+        each = s.e if s.rounds else F32
+        return work + (s.D if setup.freeze_a else 2 * s.D + s.Q) * s.N * each + 2 * stream * s.e
     return work + 2 * stream * s.e
 
 
@@ -198,13 +262,13 @@ def _backward_attention(s: _Step) -> int:
     """Attention, backward, with what is held for the layer's end.
 
     In blocks: q, d_out and d_q, k and v by blocks (padded), d_k and d_v in float32; of one pair of blocks the weights
-    and d_weights in float32, and rounded, and d_q. By scores: scores, weights, and d_weights before and after the
-    softmax, in float32 (in full fine-tuning d_weights is not yet cast), beside q, k, v and their gradients.
+    and d_weights in float32, and rounded, and d_q. By scores: the scores in float32, d_weights and d_scores, beside q,
+    k, v and their gradients (adapters in bfloat16: the weights too, where heads are not grouped).
     """
     setup, c = s.setup, s.setup.config
     if setup.attention == "scores":
-        scores = setup.batch * c.num_attention_heads * setup.length**2
-        arrays = max((3 * F32 + s.e if s.full else 4 * F32) * scores, (2 * F32 + s.e) * scores + WORKSPACE)
+        weights = not s.full and not s.grouped and s.e < F32
+        arrays = s.scores * (F32 + s.e) + max(s.scores * (2 if weights else 1) * s.e, WORKSPACE)
         return _held(s) + arrays + 2 * (s.Q + s.KV) * s.N * s.e
     blocks, length = activations.even(setup.length)
     padded = setup.batch * blocks * length
@@ -214,6 +278,10 @@ def _backward_attention(s: _Step) -> int:
 
 
 def _backward_projections(s: _Step) -> int:
-    """q, k and v, backward, where all are adapted: d, both terms of d_x, and the normed stream, in float32."""
-    terms = 3 * s.Q + 2 * s.KV + 2 * s.D if s.setup.rank == 1 else 4 * s.Q + 2 * s.KV + 4 * s.D
-    return _held(s) + terms * s.N * F32 + WORKSPACE
+    """q, k and v, backward, where all are adapted: both terms of d_x, three times, in float32; in float32 d too."""
+    setup = s.setup
+    if s.rounds:
+        extra = 3 * s.N * setup.rank * F32 + (s.Q + 2 * s.D + 2 * s.KV) * s.N * s.e
+        return _held(s) + 6 * s.N * s.D * F32 + extra
+    numbers = 3 * s.Q + 2 * s.KV + 2 * s.D if setup.rank == 1 else 4 * s.Q + 2 * s.KV + 4 * s.D
+    return _held(s) + numbers * s.N * F32 + WORKSPACE
