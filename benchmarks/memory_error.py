@@ -1,7 +1,7 @@
 """The formula against the compiler's plan: `python benchmarks/memory_error.py --out figures/data/memory_error.json`.
 
-Training steps drawn by chance, from a million parameters to a hundred billion, each compiled in a process of its own for
-an H100 that need not be there (see requirements-plan.txt). The formula was tuned with the sixty of seeds 0 and 1 in
+Training steps drawn by chance, from a million parameters to a hundred billion, each compiled in a process of its own
+for an H100 that need not be there (see requirements-plan.txt). The formula was tuned with the sixty of seeds 0 and 1 in
 view. The forty of seed 2 were drawn before that, and neither seen nor compiled until it was done; the thirty of seed 3
 were compiled when it was done, and it was not changed for them. Every row is written, misses included. Compiled rows
 are kept in the file, so that a run that was cut off goes on where it stopped, and the formula is worked out anew each

@@ -1,0 +1,138 @@
+"""One step in one picture: what it holds against what a card has, by any method; and the same to play with.
+
+`picture` and `verdict` are functions of a `View`, for readers of a page; `explorer` draws them again whenever a control
+is moved, for those who have a kernel and ipywidgets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from lora_jax.memory import formula, hardware, planner, zoo
+from lora_jax.memory.command import size
+from lora_jax.memory.plots import DARK, GREY, HATCH, HELD, SAVED, WORK
+from lora_jax.memory.setup import Setup
+from lora_jax.plots import COLOURS, PARTS, TITLES
+
+# The formula follows what XLA plans for an NVIDIA card.
+CARDS = tuple(name for name in hardware.CARDS if not name.startswith("tpu"))
+RANKS = tuple(2**n for n in range(7))  # 64 is as wide as the narrowest matrix of the smallest model
+LENGTHS = tuple(2**n for n in range(7, 18))
+BATCHES = (1, 64)
+
+
+@dataclass(frozen=True)
+class View:
+    """What the controls say: a step in bfloat16 with AdamW and attention in blocks, and a card to put it on."""
+
+    model: str = "llama3.1-8b"
+    method: str = "lora"
+    rank: int = 16
+    batch: int = 1
+    length: int = 1024
+    remat: bool = False
+    card: str = "l4"
+
+    @property
+    def setup(self) -> Setup:
+        kept = {name: getattr(self, name) for name in ("method", "rank", "batch", "length", "remat")}
+        return Setup(zoo.config(self.model), **kept)
+
+
+def verdict(view: View) -> str:
+    """Whether the step fits, with how much room and how large a batch; or how many cards it takes."""
+    (seat,) = planner.plan(view.setup, card=view.card).seats
+    name = hardware.card(view.card).name
+    if seat.cards == 1:
+        more = f"the largest batch is {seat.largest_batch:,}"
+        return f"It fits on one {name} with about {size(seat.room)} to spare; {more}."
+    over = f"It does not fit on one {name}, by about {size(-seat.room)}"
+    if seat.largest_batch:
+        return f"{over}; with a batch of {seat.largest_batch:,} it would."
+    if seat.cards is None:
+        return f"{over}; sharding is no help with this batch: what it brings, whole on each card, is more than one has."
+    return f"{over}, not even with a batch of 1; sharded it takes {seat.cards:,}."
+
+
+def picture(view: View) -> bytes:
+    """A PNG: a bar of each method, the chosen one in full colour, against what a program may have of the card."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    axes = figure.subplots()
+    card, chosen = hardware.card(view.card), formula.predict(view.setup).total
+    end = 1.3 * max(chosen, card.usable) / 1e9
+    for y, method in enumerate(planner.METHODS):
+        ledger = formula.predict(dataclasses.replace(view.setup, method=method))
+        pale, left = 1.0 if method == view.method else 0.25, 0.0
+        styles: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+            *((names, {"fc": COLOURS[method], "alpha": pale * PARTS[part]}) for part, names in HELD.items()),
+            (SAVED, {"fc": GREY, "alpha": pale}),
+            (WORK, {"fc": "white", "hatch": HATCH, "alpha": pale}),
+        ]
+        for names, style in styles:
+            width = sum(ledger[name] for name in names) / 1e9
+            axes.barh(y, width, 0.6, left=left, ec=DARK if names is WORK else "white", lw=0.6, **style)
+            left += width
+        beyond = left > 0.86 * end  # its label would not stand beside it
+        axes.text(
+            0.985 * end if beyond else left + 0.012 * end, y, size(ledger.total) + " \u2192" * (left > end),
+            va="center", ha="right" if beyond else "left", color=DARK, zorder=5,
+            weight="bold" if method == view.method else "normal",
+            bbox={"fc": "white", "ec": "none", "pad": 1.5, "alpha": 0.9},
+        )  # fmt: skip
+    axes.axvline(card.usable / 1e9, color=DARK, lw=2)
+    axes.set_yticks(range(len(planner.METHODS)), [TITLES[method] for method in planner.METHODS])
+    remat = ", blocks rematerialized" if view.remat else ""
+    axes.set(xlim=(0, end), xlabel=f"GB (1e9 bytes) at the peak of a step; the line: {card.name}, {size(card.usable)}")
+    rank = "" if view.method == "full" else f" of rank {view.rank}"
+    step = f"{TITLES[view.method]}{rank}: {view.model}, {view.batch} x {view.length:,} tokens, bfloat16{remat}"
+    axes.set_title(step, loc="left")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [Patch(fc=COLOURS[view.method], alpha=PARTS[part], label=part) for part in HELD]
+    handles += [Patch(fc=GREY, label=SAVED[0]), Patch(fc="white", ec=DARK, hatch=HATCH, label="estimated")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=90, metadata={"Software": None})
+    return drawn.getvalue()
+
+
+def explorer(view: View | None = None) -> Any:
+    """A box of controls over the picture and the verdict of `view`, both drawn again whenever a control changes."""
+    import ipywidgets as widgets
+
+    view = view or View()
+    controls = {
+        "model": widgets.Dropdown(options=list(zoo.MODELS)),
+        "method": widgets.Dropdown(options=[(TITLES[method], method) for method in planner.METHODS]),
+        "rank": widgets.SelectionSlider(options=RANKS),
+        "batch": widgets.IntSlider(min=BATCHES[0], max=BATCHES[1]),
+        "length": widgets.SelectionSlider(options=[(f"{length:,}", length) for length in LENGTHS]),
+        "remat": widgets.Checkbox(description="rematerialize blocks", indent=False),
+        "card": widgets.Dropdown(options=[(hardware.card(name).name, name) for name in CARDS]),
+    }
+    for name, control in controls.items():
+        control.value = getattr(view, name)
+        control.description = control.description or name
+        control.style.description_width = "60px"
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False  # a picture for where a slider is let go, not for all on its way
+    sentence, shown = widgets.HTML(), widgets.Image(format="png")
+
+    def draw(_: Any = None) -> None:
+        now = View(**{name: control.value for name, control in controls.items()})
+        sentence.value = f"<b>{html.escape(verdict(now))}</b>"
+        shown.value = picture(now)
+
+    for control in controls.values():
+        control.observe(draw, "value")
+    draw()
+    rows = (("model", "method", "card"), ("rank", "batch", "length"), ("remat",))
+    boxes = [widgets.HBox([controls[name] for name in row]) for row in rows]
+    return widgets.VBox([*boxes, sentence, shown])

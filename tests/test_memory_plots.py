@@ -1,0 +1,198 @@
+"""The figures and tables of docs/memory.md: drawn from tables alone, the same each time, never stale in silence."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from lora_jax.memory import formula, plots, tables, zoo
+from lora_jax.memory.ledger import ROWS
+from lora_jax.memory.setup import Setup
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "memory.md").read_text()
+ERRORS = {
+    "formula": [
+        {"group": "seed 0", "method": "full", "bytes": 3 * 10**9, "error": 0.011},
+        {"group": "seed 0", "method": "lora", "bytes": 5 * 10**9, "error": -0.004},
+        {"group": "seed 1", "method": "qlora", "bytes": 7 * 10**10, "error": 0.002},
+    ],
+    "cpu": [{"group": "a model", "method": "lora", "bytes": 10**9, "error": -0.05}],
+    "gpu": [],
+}
+FIGURES = ["components", "growth", "fits", "checkpoints", "errors"]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return tables.tables() | {"errors": ERRORS}
+
+
+def doubled(table):
+    """The table with every whole number of bytes or tokens in it twice as large."""
+    if isinstance(table, dict):
+        return {name: doubled(value) for name, value in table.items()}
+    if isinstance(table, list):
+        return [doubled(value) for value in table]
+    return 2 * table if isinstance(table, int | float) and not isinstance(table, bool) else table
+
+
+def drawn(name, table, path):
+    before = copy.deepcopy(table)
+    getattr(plots, name)(table, path)
+    assert table == before
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_the_same_to_the_byte_each_time(made, name, tmp_path):
+    once, again = (drawn(name, json.loads(json.dumps(made[name])), tmp_path / f"{i}.png") for i in range(2))
+    assert once == again
+    height, width = matplotlib.image.imread(tmp_path / "0.png").shape[:2]
+    assert width > 1000 and height > 400
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_follows_its_table(made, name, tmp_path):
+    """Not its digest alone: the picture changes with the numbers."""
+    pictures = []
+    for i, table in enumerate((made[name], doubled(made[name]))):
+        drawn(name, table, tmp_path / f"{i}.png")
+        pictures.append(matplotlib.image.imread(tmp_path / f"{i}.png"))
+    assert pictures[0].shape != pictures[1].shape or (pictures[0] != pictures[1]).any()
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """What is drawn, caught before it is written."""
+    caught = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path, table: caught.append(figure))
+    return caught
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_what_was_not_measured_is_said(figures):
+    plots.errors(ERRORS, "")
+    planned, cpu, gpu = figures[0].axes
+    assert texts(gpu) == ["not measured yet"] and not gpu.lines
+    assert "not measured yet" not in texts(planned) + texts(cpu)
+    labels = [text.get_text() for text in planned.get_legend().get_texts()]
+    assert labels == ["seed 0: median 0.75 %, worst 1.10 %", "seed 1: median 0.20 %, worst 0.20 %"]
+
+
+def test_the_bars_add_up_to_the_peak_and_only_estimates_are_hatched(figures, made):
+    table = made["components"]
+    plots.components(table, "")
+    for axes, (model, methods) in zip(figures[0].axes, table["models"].items(), strict=True):
+        ends = {round(bar.get_y(), 6): bar.get_x() + bar.get_width() for bar in axes.patches}
+        unit = {"MB": 1e6, "GB": 1e9}[axes.get_xlabel()[:2]]
+        totals = [formula.predict(Setup(zoo.config(model), method=m, **tables.STEP)).total for m in methods]
+        assert [end * unit for end in ends.values()] == pytest.approx(totals)
+        assert [bar.get_hatch() for bar in axes.patches] == [*[None] * 5, plots.HATCH] * 3
+
+
+def test_every_row_of_a_ledger_has_its_place_in_a_bar():
+    assert sorted(name for names in [*plots.HELD.values(), plots.SAVED, plots.WORK] for name in names) == sorted(ROWS)
+
+
+def test_the_crossover_is_where_the_lines_cross(made):
+    table = made["growth"]
+    for name in ("batch", "length"):
+        (other, fixed) = next(iter(table[name]["fixed"].items()))
+        for form, remat in tables.FORMS.items():
+            at = table[name]["crossover"][form]["at"]
+            brought = []
+            for value in (at - 1, at):
+                setup = Setup(zoo.config(table["model"]), remat=remat, **{name: value, other: fixed})
+                ledger = formula.predict(setup)
+                brought.append(ledger.total - ledger.static)
+            assert brought[0] < table["saved"] <= brought[1]
+
+
+def test_a_square_is_filled_where_the_peak_is_no_more_than_the_card_has(figures):
+    step = {"batch": 1, "length": 8, "rank": 1, "dtype": "float32", "optimizer": "adamw", "attention": "blocks"}
+    peaks = {"full": {"plain": 9, "rematerialized": 8}, "lora": {"plain": 8, "rematerialized": 7},
+             "qlora": {"plain": 7, "rematerialized": 7}}  # fmt: skip
+    plots.fits({"step": step, "usable": {"a card": 7, "another": 8}, "models": {"a model": peaks}}, "")
+    filled = [patch.get_alpha() for patch in figures[0].axes[0].patches[::2]]
+    assert filled == [0.0, 0.3, 1.0, 0.3, 1.0, 1.0]
+
+
+def test_the_line_through_litgpts_runs(made):
+    table = made["litgpt"]
+    for whose, peaks in (
+        ("published", table["published"]),
+        ("ours", {n: t["total"] for n, t in table["ours"].items()}),
+    ):
+        line = table["lines"][whose]
+        assert {n: line["intercept"] + int(n) * line["slope"] for n in peaks} == peaks
+    assert table["lines"]["published"] == {"intercept": 13_530_000_000, "slope": 7_770_000_000}
+
+
+def test_the_page_is_what_the_formula_and_the_records_say():
+    done = subprocess.run(
+        [sys.executable, "tools/memory_page.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import memory_page
+
+    return memory_page
+
+
+def test_the_check_can_fail(tool, made, monkeypatch, tmp_path):
+    table = {name: part for name, part in made.items() if name != "errors"}
+    assert tool.stale(table) == []
+    changed = json.loads(json.dumps(table))
+    changed["growth"]["saved"] += 10**9
+    assert [said.split(" is ")[0] for said in tool.stale(changed)] == ["memory.json", "memory.md", "memory_growth.png"]
+    monkeypatch.setattr(tool, "FIGURES", tmp_path)
+    assert len(tool.stale(table)) == len(FIGURES)
+
+
+def test_a_record_of_another_formula_is_known(tool):
+    setup = {"config": vars(zoo.config("stories-2.8m")), "method": "lora"}
+    total = formula.predict(Setup(zoo.config("stories-2.8m"))).total
+    assert not tool.outdated([{"setup": setup, "formula": {"total": total}}])
+    assert tool.outdated([{"setup": setup, "formula": {"total": total + 1}}])
+
+
+def test_every_row_of_the_record_is_on_the_page(tool):
+    setup = {"config": vars(zoo.config("stories-2.8m")), "method": "lora", "targets": ["q_proj", "v_proj"]}
+    row = {"setup": setup, "formula": {"total": 1_500_000_000}}
+    rows = [
+        row | {"seed": 0, "index": 0, "plan": {"total": 1_000_000_000}, "error": 0.5},
+        row | {"seed": 0, "index": 1, "plan": {"total": 2_000_000_000}, "error": -0.25},
+        row | {"seed": 1, "index": 0, "plan": None, "error": None, "why": "it refused"},
+    ]
+    said = tool.errors(rows)
+    assert "| 0 | 2 | 0 | 37.50% | 50.00% |" in said and "| 1 | 1 | 1 | - | - |" in said
+    assert said.count("| lora | 1 x 1024 tokens, bfloat16, rank 16 on q_proj v_proj, attention blocks, adamw |") == 3
+    assert "| 1,000.0 | 1,500.0 | +50.00% |" in said and "not compiled: it refused | 1,500.0 | - |" in said
+    assert tool.errors([]) == tool.measured([]) == tool.MISSING
+
+
+def test_no_number_of_bytes_is_typed_into_the_page():
+    written = re.sub(r"<!-- (\w+): .*?<!-- /\1 -->", "", PAGE, flags=re.S)
+    assert len(written) < len(PAGE)
+    assert not re.findall(r"\d[\d.,]*\s*(?:[kMGT]i?B\b|%|bytes\b|s\b)", written)
+
+
+def test_the_tests_that_the_page_names_exist():
+    for path in re.findall(r"`(tests/\w+\.py)`", PAGE):
+        assert (ROOT / path).exists()
+    named = set(re.findall(r"`(test_\w+)`", PAGE))
+    present = "".join(path.read_text() for path in (ROOT / "tests").glob("test_memory_*.py"))
+    assert len(named) > 5 and all(f"def {name}(" in present for name in named)
