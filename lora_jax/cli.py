@@ -1,5 +1,5 @@
 """The command line: `python -m lora_jax demo | train | pretrain | generate | merge | stories | plan |
-measure`.
+measure | grade`.
 
 Each command says in plain English what it does; `--json` prints what it found for a program. A user's mistake is one
 sentence on standard error and exit status 2; nothing half-written is left behind.
@@ -176,6 +176,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--attention", choices=["blocks", "scores"], default="blocks", help="with --model")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="float32 on a CPU, else bfloat16, if not given")
     sub.add_argument("--out", type=Path, help="the record (figures/data/memory_DEVICE.json if not given)")
+
+    sub = add("grade", "mark a class's notebooks, each in a process of its own", "submissions --csv marks.csv",
+              "lora_jax.exercises.grader")  # fmt: skip
+    sub.add_argument("folder", type=Path, help="a folder with a folder or a file (.ipynb, .py) for each submission")
+    sub.add_argument("--csv", type=Path, help="write the marks there, a row for each submission")
+    sub.add_argument("--notebooks", type=int, nargs="+", metavar="N", help="mark the exercises of these alone: 3")
+    sub.add_argument("--seconds", type=float, default=20.0, help="time for each exercise")
+    sub.add_argument("--seed", type=int, default=1, help="of the cases; the notebooks' own checks use 0")
+    sub.add_argument("--as-root", action="store_true", help="run submissions as root even where nothing shuts them in")
     return parser
 
 

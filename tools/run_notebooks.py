@@ -1,14 +1,36 @@
-"""Run every notebook under notebooks/, in order, each in a kernel of its own; stop at the first error."""
+"""Run the learner's notebooks, each in a kernel of its own, and compare their outputs with the committed ones.
 
+    python tools/run_notebooks.py          # all of them, in order
+    python tools/run_notebooks.py 03       # those whose name begins so
+
+Prints the seconds of each, and every difference; the exit status is 1 where there is one.
+"""
+
+from __future__ import annotations
+
+import copy
 import sys
-import time
-from pathlib import Path
 
-import nbclient
 import nbformat
+from build_notebooks import execute
+from compare import differences
+from masters import NOTEBOOKS
 
-for path in sorted(Path("notebooks").glob("[0-9]*.ipynb")):
-    began = time.perf_counter()
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}}).execute()
-    print(f"{path}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+
+def main(names: list[str]) -> int:
+    failures = 0
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        if names and not path.name.startswith(tuple(names)):
+            continue
+        expected = nbformat.read(path, as_version=4)
+        found = copy.deepcopy(expected)
+        seconds = execute(found, path.parent)
+        print(f"{path.name}: {seconds:.0f} s", flush=True)
+        for sentence in differences(found, expected):
+            print(f"{path.name}, {sentence}")
+            failures += 1
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,5 @@
+"""Exercises that check themselves: in a notebook by `check`, for a whole class by the grader (`grader.py`)."""
+
+from lora_jax.exercises.outcomes import check, hint, solution
+
+__all__ = ["check", "hint", "solution"]

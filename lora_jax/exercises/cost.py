@@ -1,0 +1,300 @@
+"""Exercises of notebook 02: what full fine-tuning costs, in bytes, seconds and cards."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from lora_jax.exercises.registry import Exercise
+from lora_jax.memory import formula, planner, zoo
+from lora_jax.memory.ledger import Ledger
+from lora_jax.memory.setup import Setup
+
+
+def _number(answer: Any) -> int | float:
+    """The answer as a number. Raises TypeError for anything else, which the check explains."""
+    if isinstance(answer, bool) or not isinstance(answer, int | float):
+        raise TypeError(f"not a number: {answer!r}")
+    return answer
+
+
+def _near(answer: float, value: float, share: float = 1e-6) -> bool:
+    return abs(answer - value) <= share * abs(value)
+
+
+# 2.1: the parameters of a model, from its config.
+def _shape(rng: np.random.Generator, tied: bool) -> dict[str, Any]:
+    """A config whose sizes all differ; its heads together are wider than the model."""
+    group, kv_heads, layers, head = rng.integers((2, 2, 7, 6), (5, 6, 12, 10)).tolist()
+    D = group * kv_heads * head * 8 - int(rng.integers(1, 50))
+    return {
+        "vocab_size": 1000 + int(rng.integers(0, 500)) * 2,
+        "hidden_size": D,
+        "intermediate_size": 3 * D + int(rng.integers(1, 30)),
+        "num_hidden_layers": layers,
+        "num_attention_heads": group * kv_heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 8 * head,
+        "tie_word_embeddings": tied,
+    }
+
+
+def _parameters(
+    c: dict[str, Any], *, kv: str = "num_key_value_heads", square: bool = False, layers: int | None = None,
+    output: int = 1, gated: int = 3, norms: int = 2, last: int = 1, other_head: bool = False,
+) -> int:  # fmt: skip
+    """The parameters of a config; each keyword is a mistake that somebody may make."""
+    D, C = c["hidden_size"], c["head_dim"]
+    Q, KV = D if square else c["num_attention_heads"] * C, c[kv] * C
+    block = (1 + output) * D * Q + 2 * D * KV + gated * D * c["intermediate_size"] + norms * D
+    tables = 1 + (c["tie_word_embeddings"] == other_head)
+    return tables * c["vocab_size"] * D + (c["num_hidden_layers"] if layers is None else layers) * block + last * D
+
+
+_PARAMETER_MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"kv": "num_attention_heads"}, "k_proj and v_proj are too wide: they have num_key_value_heads heads."),
+    ({"layers": 1}, "you count one block: multiply what is in a block by num_hidden_layers."),
+    ({"gated": 2}, "the feed-forward has three matrices, gate_proj, up_proj and down_proj, and you count two."),
+    ({"output": 0}, "o_proj is missing: it leads from the heads back to the stream."),
+    ({"norms": 0, "last": 0}, "the norms are missing: two scales of length D in each block, and one behind the last."),
+    ({"norms": 0}, "the norms inside the blocks are missing: two scales of length D in each."),
+    ({"last": 0}, "the norm behind the last block is missing: D numbers."),
+    ({"square": True}, "q_proj is D x (num_attention_heads * head_dim), not D x D; o_proj is its mirror."),
+)  # fmt: skip
+
+
+def _judge_parameters(arguments: tuple[Any, ...], answer: Any) -> str | None:
+    (config,) = arguments
+    answer, right = _number(answer), _parameters(config)
+    if answer == right:
+        return None
+    if answer == _parameters(config, other_head=True):
+        tied = "you count the head beside the embedding: where tie_word_embeddings is true it is the embedding itself."
+        own = "the head is missing: where tie_word_embeddings is false it is a matrix of its own, D x V."
+        return tied if config["tie_word_embeddings"] else own
+    for wrong, sentence in _PARAMETER_MISTAKES:
+        if answer == _parameters(config, **wrong):
+            return sentence
+    if answer in (2 * right, 4 * right):
+        return "those are bytes: return how many numbers there are, before any dtype."
+    side = "many" if answer > right else "few"
+    return f"you count {abs(answer - right):,} too {side}: go through the table of arrays row by row."
+
+
+# 2.2: the bytes that AdamW holds.
+_ROWS = ("weights", "gradients", "optimizer state")
+_STATE_MISTAKES = {  # (master, bytes a number)
+    (False, 2): "one moment is missing: AdamW keeps two for each number, mu and nu.",
+    (False, 8): "without a master copy both moments have the dtype of what trains, bfloat16: 2 bytes each.",
+    (True, 4): "with a master copy AdamW works on float32: both moments are float32, and the copy is state too.",
+    (True, 8): "8 bytes a number: the copy or a moment is missing, or moments are bfloat16; all three are float32.",
+}
+
+
+def _judge_state(arguments: tuple[Any, ...], answer: Any) -> str | None:
+    P, master = arguments
+    if not isinstance(answer, dict) or set(answer) != set(_ROWS):
+        return f"return a dict with the keys {', '.join(map(repr, _ROWS))}, bytes under each."
+    weights, gradients, state = (_number(answer[row]) for row in _ROWS)
+    if weights != 2 * P:
+        return "the weights are off: 2 bytes each in bfloat16; a float32 copy stands beside them, as optimizer state."
+    if gradients == 0:
+        return "the gradients are missing: full fine-tuning has one for every weight."
+    if gradients != 2 * P:
+        return "the gradients are off: jax.grad gives each the dtype of its weight, bfloat16, 2 bytes a number."
+    right = (12 if master else 4) * P + 4
+    if state == right:
+        return None
+    if state == right - 4:
+        return "the optimizer state is 4 bytes short: AdamW counts its steps in an int32."
+    each = round(state / P)  # bytes a number: the count is lost in the rounding
+    other = f"the optimizer state is {each} bytes a number: count its arrays, and the bytes of a number in each."
+    return _STATE_MISTAKES.get((master, each), other)
+
+
+BATCH = 5  # sequences in the picture of 2.3
+
+
+# 2.3: where activations overtake what is held, read off the picture.
+def at_length(length: int, remat: bool = False) -> Ledger:
+    """The ledger of a step of the model in the picture, with sequences of that length."""
+    return formula.predict(Setup(zoo.config("smollm2-135m"), "full", BATCH, length, remat=remat))
+
+
+def crossing(row: str, remat: bool = False) -> int:
+    """The longest sequences whose saved activations are no more than that row, or than all "static" rows."""
+    held = at_length(1)
+    most = held.static if row == "static" else held[row]
+    return planner.largest(lambda length: at_length(length, remat)["saved activations"] <= most)
+
+
+def _judge_crossing(arguments: tuple[Any, ...], answer: Any) -> str | None:
+    answer, right = _number(answer), crossing("static")
+    if _near(answer, right, 0.08):
+        return None
+    if _near(answer, BATCH * right, 0.08):
+        return f"those are tokens in the batch: there are {BATCH} sequences, and the axis is the length of one."
+    if _near(answer, crossing("weights"), 0.12):
+        return "that is where they pass the weights alone: the upper level line holds gradients and AdamW too."
+    if any(_near(answer, crossing(row, remat=True), 0.08) for row in ("weights", "static")):
+        return "that is the line with rematerialized blocks: read the steeper one, without."
+    side = "short" if answer < right else "long"
+    return f"too {side}: find where the steeper rising line meets the upper level one."
+
+
+# 2.4: the seconds of a save over several hops.
+def _save_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    cases = [(rng.integers(10, 900), rng.integers(100, 6000, hops), n) for hops, n in ((2, 1), (2, 5), (3, 8), (4, 37))]
+    # The slowest hop stands last for an even number of pieces, else first: no one place has the say.
+    return [(1e9 * int(size), [1e7 * int(s) for s in sorted(found, reverse=n % 2 == 0)], n) for size, found, n in cases]
+
+
+def _judge_save(arguments: tuple[Any, ...], answer: Any) -> str | None:
+    size, speeds, pieces = arguments
+    answer, whole = _number(answer), [size / speed for speed in speeds]
+    first, slowest = sum(whole) / pieces, max(whole) / pieces
+    right = first + (pieces - 1) * slowest
+    if _near(answer, right):
+        return None
+    over = f"{len(speeds)} hops, pieces: {pieces}"
+    mistakes = (
+        (sum(whole), "nothing overlaps: while one hop moves a piece, the hop before it moves the next."),
+        (max(whole), "the slowest hop alone: it must wait for its first piece, and the hops behind it for the last."),
+        (first + pieces * slowest, "one piece too many: the first is in the sum over hops, so pieces - 1 follow it."),
+        (first, "that is when the first piece arrives: pieces - 1 more follow, each a slowest hop's time later."),
+        (size / (sum(speeds) / len(speeds)), "speeds do not average: add the seconds that a hop takes, not its speed."),
+        (size / sum(speeds), "speeds add up where ways are side by side; these hops stand one behind the other."),
+        (first + (pieces - 1) * min(whole) / pieces, "pieces come at the pace of the slowest hop, wherever it stands."),
+        (right * 8, "eight times too long: the speeds are bytes a second, not bits."),
+    )  # fmt: skip
+    for wrong, sentence in mistakes:
+        if _near(answer, wrong):
+            return f"({over}) {sentence}"
+    return f"({over}) you say {answer:.4g} s: draw a row for each hop, and follow the last piece."
+
+
+# 2.5: a colleague's mistakes.
+_CARD_MISTAKES = (
+    "the gradients are still missing: 2 bytes a parameter in bfloat16, beside the weights' 2 and the moments' 4",
+    "what lies whole on each card does not come off what that card has: take it off, and share out the rest",
+    "a card's GiB is still taken for 1e9 bytes: it is 2**30",
+)
+
+
+def _cards(parameters: int, whole: int, card_gib: int, missing: tuple[bool, ...]) -> int:
+    """How many cards, with each of the three mistakes made where `missing` says so."""
+    gradients, shared, gigabytes = missing
+    card, held = card_gib * (10**9 if gigabytes else 2**30), parameters * (6 if gradients else 8)
+    return -(-(held + whole) // card) if shared else -(-held // (card - whole))
+
+
+def _card_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    """Cases in which each set of mistakes leads to another number of cards."""
+    cases: list[tuple[Any, ...]] = []
+    while len(cases) < 4:
+        gib = int(rng.integers(14, 180))
+        case = (int(rng.integers(5 * 10**11, 5 * 10**12)), int(gib * 2**30 * rng.uniform(0.1, 0.6)), gib)
+        found = {_cards(*case, missing) for missing in product((False, True), repeat=3)}
+        if len(found) == 8 and _cards(*case, (False,) * 3) - 1 not in found:  # one less is rounding down
+            cases.append(case)
+    return cases
+
+
+def _judge_cards(arguments: tuple[Any, ...], answer: Any) -> str | None:
+    parameters, whole, card_gib = arguments
+    answer, right = _number(answer), _cards(parameters, whole, card_gib, (False, False, False))
+    if answer == right:
+        return None
+    if answer == right - 1:
+        return "rounded down: the last card is needed for what is left over."
+    if _near(answer, 8 * parameters / (card_gib * 2**30 - whole)):
+        return "cards come whole: round up."
+    for missing in product((False, True), repeat=3):
+        left_out = _cards(parameters, 0, card_gib, missing) if missing[1] else None
+        if answer in (_cards(parameters, whole, card_gib, missing), left_out):
+            return "; ".join(s for s, made in zip(_CARD_MISTAKES, missing, strict=True) if made) + "."
+    if answer == -(-12 * parameters // (card_gib * 2**30 - whole)):
+        return "12 bytes a parameter: moments in the dtype of the weights are 2 bytes each; count 8."
+    return f"you say {answer:,} cards: divide what is shared out by the room left on a card, and round up."
+
+
+# fmt: off
+EXERCISES = (
+    Exercise(
+        id="2.1", name="parameters", title="The parameters of a config",
+        minutes=15, difficulty=2, judge=_judge_parameters,
+        cases=lambda rng: [(_shape(rng, tied),) for tied in (True, False, True, False)],
+        hints=(
+            "Start with one block: four matrices of attention, three of the feed-forward, two norms of length D.",
+            "q_proj is D x (H * C), k_proj and v_proj are D x (K * C), o_proj is (H * C) x D.",
+            "Around L blocks: the embedding V x D, one last norm, and a head D x V unless it is tied.",
+        ),
+        solution='''def parameters(config):
+    """How many numbers a model is, from a dict with the names of `config.json`: an int."""
+    D, F, V = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    Q = config["num_attention_heads"] * config["head_dim"]
+    KV = config["num_key_value_heads"] * config["head_dim"]
+    block = 2 * D * Q + 2 * D * KV + 3 * D * F + 2 * D
+    head = 0 if config["tie_word_embeddings"] else D * V
+    return V * D + config["num_hidden_layers"] * block + D + head''',
+    ),
+    Exercise(
+        id="2.2", name="training_bytes", title="The bytes that AdamW holds for every step",
+        minutes=10, difficulty=2, judge=_judge_state,
+        cases=lambda rng: [(int(rng.integers(10**6, 10**11)), master) for master in (False, True, False, True)],
+        hints=(
+            "Weights and gradients are bfloat16 either way. Which arrays does AdamW hold, and of which dtype?",
+            "Without a master copy mu and nu are bfloat16. With one, mu, nu and the copy are float32.",
+        ),
+        solution='''def training_bytes(P, master):
+    """Bytes of a step over P bfloat16 weights: a dict of "weights", "gradients", "optimizer state".
+
+    `master`: whether AdamW works on a float32 copy of the weights, which is then part of its state.
+    """
+    state = 3 * 4 * P if master else 2 * 2 * P
+    return {"weights": 2 * P, "gradients": 2 * P, "optimizer state": state + 4}''',
+    ),
+    Exercise(
+        id="2.3", name="crossing", title="Where activations overtake all that is held",
+        minutes=5, difficulty=1, cases=lambda rng: [()], judge=_judge_crossing,
+        hints=(
+            "Two lines are level, whatever the length. The upper one is weights, gradients and optimizer state.",
+            "Of the rising lines take the steeper: read the length where it meets the upper level one.",
+        ),
+        solution="crossing = 610",
+    ),
+    Exercise(
+        id="2.4", name="save_seconds", title="The seconds of a save, piece by piece",
+        minutes=15, difficulty=3, cases=_save_cases, judge=_judge_save,
+        hints=(
+            "With one piece, each hop waits for the one before: add up the seconds of each.",
+            "Follow the first piece to the end. How long after it does the second arrive, and which hop decides that?",
+        ),
+        solution='''def save_seconds(size, speeds, pieces):
+    """Seconds until the last of `pieces` equal pieces of `size` bytes is over the last hop.
+
+    `speeds`: bytes a second of each hop, in order. A hop takes a piece as soon as it is free and the piece is there.
+    """
+    each = [size / pieces / speed for speed in speeds]
+    return sum(each) + (pieces - 1) * max(each)''',
+    ),
+    Exercise(
+        id="2.5", name="cards_needed", title="The colleague's estimate, mended",
+        minutes=10, difficulty=2, cases=_card_cases, judge=_judge_cards,
+        hints=(
+            "One mistake is in what is counted, one in where it lies, one in the unit.",
+            "What every card holds whole does not shrink when cards are added: it leaves less room on each.",
+        ),
+        solution='''def cards_needed(P, whole, card_gib):
+    """Cards for full fine-tuning of P bfloat16 weights with AdamW: an int, rounded up.
+
+    Weights, gradients and both moments are shared out evenly; `whole` bytes lie on each card of `card_gib` GiB.
+    """
+    held = P * (2 + 2 + 2 + 2)
+    room = card_gib * 2**30 - whole
+    return -(-held // room)''',
+    ),
+)
+# fmt: on

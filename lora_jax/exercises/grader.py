@@ -1,0 +1,92 @@
+"""Marks for a class: every submission in a folder, each exercise judged by cases other than the notebook's own.
+
+A submission runs in processes of its own (`isolation.py`, `runner.py`) and hands back plain data, which is judged here.
+Nothing that it does to its process, the checker there included, reaches the judge.
+"""
+
+from __future__ import annotations
+
+import csv as tables
+import io
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lora_jax.errors import InputError
+from lora_jax.exercises import isolation, registry
+from lora_jax.exercises.outcomes import CORRECT, NOT_ATTEMPTED, NOT_YET, Outcome
+from lora_jax.exercises.submissions import Question, find, mark
+from lora_jax.files import atomic
+
+
+def grade(
+    *,
+    say: Callable[[str], None],
+    folder: Path,
+    csv: Path | None = None,
+    notebooks: Sequence[int] | None = None,
+    seconds: float = 20.0,
+    seed: int = 1,
+    as_root: bool = False,
+) -> dict[str, Any]:
+    """Mark every submission in `folder`: 1 for a right answer, 0 for a wrong one, none for one not attempted.
+
+    An exercise is found by the name of its function or variable. Returns {"isolated", "seconds", "submissions":
+    [{"name", "marks": {id: 0, 1 or None}, "total", "remarks": [...]}]}; writes the same to `csv`. Raises InputError;
+    also for root where nothing shuts a submission in, since it could delete what it finds, unless `as_root`.
+    """
+    began = time.monotonic()
+    if not seconds > 0:
+        raise InputError(f"--seconds must be above 0, not {seconds:g}")
+    exercises = [one for n in notebooks for one in registry.topic(n)] if notebooks else registry.every()
+    questions = [Question(exercise, exercise.draw(seed)) for exercise in exercises]
+    submissions = find(folder)
+    namespaces = isolation.has_namespaces()
+    if not namespaces and not as_root and getattr(os, "geteuid", lambda: 1)() == 0:
+        raise InputError(
+            "this machine cannot shut a submission in, and as root it could delete every file: run the grader as "
+            "another user, or give --as-root on a machine that you can lose"
+        )
+    say(f"{len(submissions)} submissions, {len(questions)} exercises; {WITH if namespaces else WITHOUT}")
+    rows = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = pool.map(lambda one: mark(one, questions, seconds, namespaces), submissions)
+        for submission, found in zip(submissions, outcomes, strict=True):
+            rows.append(_row(submission.name, dict(zip((q.exercise.id for q in questions), found, strict=True))))
+            if not submission.files:
+                rows[-1]["remarks"] = ["there is no .ipynb or .py file in it"]
+            say(f"{rows[-1]['name']}: {rows[-1]['total']} of {len(questions)}")
+    if csv is not None:
+        atomic.write_bytes(csv, _csv(rows).encode())
+    return {"isolated": namespaces, "seconds": round(time.monotonic() - began, 1), "submissions": rows}
+
+
+WITH = "each runs without a network, and can write to a folder of its own alone"
+WITHOUT = "this machine cannot shut them off from the network and your files (see docs/teaching.md)"
+
+
+def _row(name: str, outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    marks = {id: None if o.status == NOT_ATTEMPTED else int(o.status == CORRECT) for id, o in outcomes.items()}
+    wrong = [f"{id} {o.status}: {_one_line(o.reason)}" for id, o in outcomes.items() if o.status == NOT_YET]
+    unread = dict.fromkeys(_one_line(o.reason) for o in outcomes.values() if o.status == NOT_ATTEMPTED and o.reason)
+    remarks = [*unread, *wrong]  # what could not be read is the same for all that were not found
+    return {"name": name, "marks": marks, "total": sum(mark or 0 for mark in marks.values()), "remarks": remarks}
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    file = io.StringIO()
+    writer = tables.writer(file)
+    writer.writerow(["submission", *rows[0]["marks"], "total", "remarks"])
+    for row in rows:
+        # A spreadsheet would run a name that begins so as a formula.
+        name = f"'{row['name']}" if row["name"].startswith(("=", "+", "-", "@", "\t", "\r")) else row["name"]
+        marks = ["" if mark is None else mark for mark in row["marks"].values()]
+        writer.writerow([name, *marks, row["total"], " | ".join(row["remarks"])])
+    return file.getvalue()

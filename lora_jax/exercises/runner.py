@@ -1,0 +1,72 @@
+"""The process that runs one submission: `python -m lora_jax.exercises.runner QUESTIONS`, in a folder of its own.
+
+It answers one question after the other, each into a file of its own, so that a question which never ends costs no
+other; the grader starts it again behind that question. It knows the arguments, and not how answers are judged.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lora_jax.exercises import plain
+from lora_jax.exercises.extract import answer_of, statements
+from lora_jax.exercises.outcomes import Reply, ask, explain
+
+
+def main(questions: str) -> None:
+    """Answer each question of the file `questions`: `[{"id", "name", "is_function", "cases"}, ...]` as plain data."""
+    jax.devices()  # JAX starts before the clock of the first question does
+    asked = plain.loads(Path(questions).read_bytes())
+    files = [read(path) for path in sorted(Path("submission").iterdir())]
+    here = Path.cwd()  # an answer's code may go elsewhere
+    Path("ready").touch()
+    for question in asked:
+        found = answer(files, question)
+        beside = here / f"{question['id']}.part"
+        beside.write_text(plain.dumps(found))
+        target = here / f"{question['id']}.json"
+        os.replace(beside, target)
+        while target.exists():  # until the grader has it, so that the next answer's code cannot take it away
+            time.sleep(0.005)
+
+
+def read(path: Path) -> Any:
+    """`(statements, sentences about what is wrong)` of a file."""
+    try:
+        return statements(path)
+    except (ValueError, OSError) as error:
+        return [], [f"{path.name} cannot be read ({error})"]
+
+
+def answer(files: list[Any], question: dict[str, Any]) -> list[Reply]:
+    """A reply a case, or the one reply that stands for all of them."""
+    for found, _ in files:
+        program = answer_of(found, question["name"], question["is_function"])
+        if program is not None:
+            return run(program, question)
+    wrong = [sentence for _, sentences in files for sentence in sentences]
+    return [{"stub": True, "wrong": "; ".join(wrong)[:300]}]
+
+
+def run(program: ast.Module, question: dict[str, Any]) -> list[Reply]:
+    space: dict[str, Any] = {"__name__": "submission", "__builtins__": builtins, "display": print}
+    try:
+        exec(compile(program, "submission", "exec"), space)
+        value = space[question["name"]]
+    except (Exception, SystemExit) as error:
+        return [{"error": explain(error)}]
+    if not question["is_function"]:
+        return [ask(lambda: value, ())]
+    return [ask(value, arguments) for arguments in question["cases"]]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,582 @@
+# %% [markdown]
+# # What full fine-tuning costs
+#
+# Notebook 01 took a small model from stories to poems by training every weight. Here you work out what the same step
+# costs when the model is large. You will be able to
+#
+# - turn a model's `config.json` into parameters, and parameters into bytes;
+# - name everything else that lies in memory during a step of full fine-tuning, and count most of it to the byte;
+# - have a compiler confirm the count for a model that no laptop could hold;
+# - say how long a checkpoint is on its way to the disk, and time your own disk;
+# - read the price of the ticket: how many cards, at how many dollars an hour.
+#
+# The cells run in about a minute on two cores; the exercises take about an hour. Nothing is downloaded, no GPU is
+# needed.
+
+# %% [markdown]
+# ## 1. From parameters to bytes
+#
+# We start with a model that fits anywhere: the small one that lies beside the package.
+
+# %%
+import math
+import tempfile
+import time
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+import lora_jax as lj
+from lora_jax.exercises import check, hint, solution
+from lora_jax.exercises.cost import BATCH, at_length
+from lora_jax.files import checkpoint
+from lora_jax.memory import activations, compiler, formula, hardware, planner, sizes, zoo
+from lora_jax.memory.command import seconds
+from lora_jax.memory.ledger import Ledger
+from lora_jax.memory.setup import Setup
+from lora_jax.plots import COLOURS
+
+config, params = lj.load_model("stories-2.8m")
+print(f"{lj.count(params):,} parameters in {len(jax.tree.leaves(params))} arrays")
+
+# %% [markdown]
+# A parameter is one number, and its dtype says how many bytes it takes. `float32` is what a CPU likes; large models are
+# stored and trained in `bfloat16`, which keeps float32's range and drops most of its digits.
+#
+# **Predict:** the arrays above are in float32. How many MB are they?
+
+# %%
+for name in ("float32", "bfloat16", "int8"):
+    each = jnp.dtype(name).itemsize
+    print(f"{name:10}{each} bytes a number{each * lj.count(params) / 1e6:>10.2f} MB")
+print("the arrays in memory:", f"{lj.num_bytes(params):,} bytes")
+
+# %% [markdown]
+# Where do the parameters sit? `sizes.arrays` lists every array of a model from its config alone. Layers are stacked, so
+# that the first number of a block's shape is the number of layers.
+
+# %%
+for name, shape in sizes.arrays(config).items():
+    print(f"{name:36}{shape!s:18}{math.prod(shape):>10,}")
+
+# %% [markdown]
+# ### Exercise 2.1: the parameters of a config (15 minutes, difficulty 2 of 3)
+#
+# Write the sum for any Llama-like model. Its config is a dict with the names of Hugging Face's `config.json`. Three
+# things differ from model to model: the keys and values may have fewer heads than the queries; all heads together need
+# not be as wide as the model; and the head is either the embedding itself (`tie_word_embeddings`) or a matrix of its
+# own, `lm_head`.
+
+
+# %% tags=["exercise"]
+def parameters(config):
+    """How many numbers a model is, from a dict with the names of `config.json`: an int."""
+    # solution
+    D, F, V = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    Q = config["num_attention_heads"] * config["head_dim"]
+    KV = config["num_key_value_heads"] * config["head_dim"]
+    block = 2 * D * Q + 2 * D * KV + 3 * D * F + 2 * D
+    head = 0 if config["tie_word_embeddings"] else D * V
+    return V * D + config["num_hidden_layers"] * block + D + head
+    # end of solution
+
+
+# %% [markdown]
+# The check draws configs of its own, and says what is wrong where something is. Take the `#` off a line for a hint, or
+# for the solution.
+
+# %%
+check("2.1", parameters)
+# hint("2.1")
+# solution("2.1")
+
+# %% [markdown]
+# The package has the same sum, and a list of models by name. One of them, `100b`, is made up: a Llama-like shape chosen
+# so that it has a round number of parameters.
+#
+# **Predict:** how many GB is it in bfloat16?
+
+# %%
+big = zoo.config("100b")
+print(f"{sizes.parameters(big):,} parameters")
+print(f"{sizes.weight_bytes(big, 'bfloat16'):,} bytes in bfloat16")
+
+# %% [markdown]
+# Two units are in use, and they are easily mixed. A GB is $10^9$ bytes, and disks are sold by it. A GiB is $2^{30}$
+# bytes; the memory of cards is built in powers of two, and tools that report it mostly count so, whatever they call the
+# unit.
+
+# %%
+weights = sizes.weight_bytes(big, "bfloat16")
+print(f"{weights / 1e9:.2f} GB, {weights / 2**30:.2f} GiB")
+print(f"one GiB is {2**30 / 1e9 - 1:.1%} more than a GB")
+
+# %% [markdown]
+# ## 2. What training adds
+#
+# To *run* a model the weights are nearly all. To *train* it, a step also holds a gradient for every weight, and what
+# the optimizer remembers. Here are both for the small model: the shapes of its gradients, and AdamW's real state.
+#
+# **Predict:** weights, gradients and AdamW's state together are how many times the weights?
+
+
+# %%
+def loss(params, frozen, batch):
+    return lj.loss(config, params, batch)
+
+
+tokens = jax.ShapeDtypeStruct((8, 256), jnp.int32)
+gradients = jax.eval_shape(jax.grad(loss), params, None, {"tokens": tokens})
+state = optax.adamw(1e-3).init(params)
+for name, tree in {"weights": params, "gradients": gradients, "optimizer state": state}.items():
+    print(f"{name:18}{lj.num_bytes(tree):>14,} bytes{lj.num_bytes(tree) / lj.num_bytes(params):>8.2f} x")
+
+# %% [markdown]
+# <details><summary>Why four times?</summary>
+#
+# `jax.grad` returns a tree shaped like what it differentiates: one gradient for each weight, in the weight's dtype.
+# AdamW keeps two running means for each weight, of the gradient (`mu`) and of its square (`nu`); optax gives both the
+# dtype of what trains. The few bytes beyond are the count of steps, one int32, which AdamW's bias correction needs.
+# </details>
+#
+# In bfloat16 there is a catch. So few digits are kept that a small update to a weight is rounded away altogether. Many
+# runs therefore keep a float32 *master copy* of the weights in the optimizer's state: AdamW works on the copy, in
+# float32, and hands rounded weights to the model.
+
+# %%
+weight, update = jnp.bfloat16(1.0), jnp.bfloat16(0.001)
+print("bfloat16:", weight + update, "  float32:", jnp.float32(weight) + jnp.float32(update))
+
+# %% [markdown]
+# ### Exercise 2.2: the bytes that AdamW holds (10 minutes, difficulty 2 of 3)
+#
+# `P` weights are stored in bfloat16. Count the bytes of weights, gradients and optimizer state, with and without a
+# float32 master copy. With the copy, AdamW's moments are float32 too, since they have the dtype of what it works on;
+# the gradients stay as `jax.grad` made them. Do not forget the count of steps.
+
+
+# %% tags=["exercise"]
+def training_bytes(P, master):
+    """Bytes of a step over P bfloat16 weights: a dict of "weights", "gradients", "optimizer state".
+
+    `master`: whether AdamW works on a float32 copy of the weights, which is then part of its state.
+    """
+    # solution
+    state = 3 * 4 * P if master else 2 * 2 * P
+    return {"weights": 2 * P, "gradients": 2 * P, "optimizer state": state + 4}
+    # end of solution
+
+
+# %% [markdown]
+# Your dict is checked row by row.
+
+# %%
+check("2.2", training_bytes)
+# hint("2.2")
+# solution("2.2")
+
+# %% [markdown]
+# The package describes a step as a `Setup`, and `formula.predict` writes its *ledger*: bytes by name. These are the
+# static rows, which no batch changes, for full fine-tuning of the large model.
+
+# %%
+setup = Setup(big, method="full", batch=1, length=2048, remat=True)
+ledger = formula.predict(setup)
+copied = formula.predict(replace(setup, master=True))
+for row in ("weights", "gradients", "optimizer state"):
+    print(f"{row:18}{ledger[row] / 1e9:>10,.1f} GB{copied[row] / 1e9:>14,.1f} GB with a master copy")
+print(f"{'static, in all':18}{ledger.static / 1e9:>10,.1f} GB{copied.static / 1e9:>14,.1f} GB")
+
+# %% [markdown]
+# ## 3. What a batch adds
+#
+# The backward pass needs what the forward pass computed. These *saved activations* grow with the batch and the length.
+# The package decides which arrays a block keeps, and `activations.kept` lists them; here those of the small model's
+# blocks.
+
+# %%
+small = Setup(config, method="full", batch=8, length=256, dtype="float32")
+for one in activations.kept(small):
+    if one.shape and one.shape[0] == config.num_hidden_layers:
+        print(f"{one.role:14}{one.shape!s:28}{one.bytes / 1e6:>8.2f} MB")
+
+# %% [markdown]
+# <details><summary>What these arrays are</summary>
+#
+# `block input` and `stream` are the stream of tokens before a block and between its halves; `q`, `k` and `v` go into
+# attention, `mixed` comes out of it, and `log_sum_exp` is all of the softmax that has to be remembered; `gate` and `up`
+# are the wide products of the feed-forward. Attention works in blocks of the sequence and stores `mixed` in its own
+# order.
+# </details>
+#
+# With *rematerialized* blocks (`remat=True`) only the first row is kept, and each block is computed a second time on
+# the way back: memory is bought with time. The picture sets both against what is held anyway, for SmolLM2-135M, the
+# model that notebook 05 tunes, in bfloat16 with a batch of five sequences.
+
+# %% tags=["figure"]
+lengths = range(64, 2049, 64)
+held = at_length(1)
+figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+axes.axhline(held.static / 1e9, color=COLOURS["full"], label="weights, gradients and optimizer state")
+axes.axhline(held["weights"] / 1e9, color=COLOURS["full"], ls="--", label="weights alone")
+for remat, style, name in ((False, "-", "saved activations"), (True, ":", "saved, blocks rematerialized")):
+    saved = [at_length(length, remat)["saved activations"] / 1e9 for length in lengths]
+    axes.plot(lengths, saved, color="black", ls=style, label=name)
+axes.set(xlabel="length of a sequence, in tokens", ylabel="GB (1e9 bytes), exact", xlim=(0, 2048), ylim=(0, None))
+axes.set(title=f"SmolLM2-135M, full fine-tuning, batch of {BATCH}", xticks=range(0, 2049, 256))
+axes.set_xticks(range(0, 2049, 64), minor=True)
+axes.grid(alpha=0.3)
+axes.legend(loc="upper left")
+plt.show()
+
+# %% [markdown]
+# ### Exercise 2.3: read the plot (5 minutes, difficulty 1 of 3)
+#
+# From about which length on do the saved activations, with nothing rematerialized, take more memory than weights,
+# gradients and optimizer state together? Put your reading in `crossing`.
+
+# %% tags=["exercise"]
+crossing = 610  # solution
+
+# %% [markdown]
+# The check allows for what an eye can read.
+
+# %%
+check("2.3", crossing)
+# hint("2.3")
+# solution("2.3")
+
+# %% [markdown]
+# The last product of the model is the widest: *logits*, a number for every token of the vocabulary at every position.
+#
+# **Predict:** the large model has a vocabulary of 84,000. How many GB are the float32 logits of eight sequences of
+# 2,048 tokens?
+
+# %%
+batch, length, V = 8, 2048, big.vocab_size
+_, chunk = activations.even(batch * length)  # how many tokens' logits the package makes at a time
+print(f"vocabulary {V:,}")
+print(f"float32 logits, whole:              {4 * batch * length * V / 1e9:6.2f} GB, and their gradient as much again")
+print(f"of a chunk of {chunk} tokens:          {4 * chunk * V / 1e9:6.2f} GB")
+print(f"the head's gradient, kept instead:  {4 * big.hidden_size * V / 1e9:6.2f} GB")
+
+# %% [markdown]
+# <details><summary>Why a chunk is enough</summary>
+#
+# The loss of one position needs only that position's logits. The package's loss (`cross_entropy.py`) makes them for
+# some hundred positions at a time, forms their part of the gradient at once, adds it to the gradient of the head and
+# forgets them. What remains is the head's gradient, which no batch changes, and a row of the stream's width for each
+# token. Other implementations make all logits at once; then they are often the largest single array of a step.
+# </details>
+#
+# Now everything together, for the large model. We take the ledger apart: AdamW's state is its two moments, and all that
+# does not follow from shapes alone is one sum, an estimate.
+
+
+# %%
+def parts(setup):
+    """Bytes of a step of full fine-tuning by name."""
+    rows = formula.predict(setup)
+    exact = {name: rows[name] for name in ("weights", "gradients", "saved activations")}
+    moments = {"mu": rows["optimizer state"] / 2, "nu": rows["optimizer state"] / 2}
+    return exact | moments | {"estimate": sum(row.bytes for row in rows if not row.exact)}
+
+
+# %% [markdown]
+# **Predict:** with sequences of 2,048 tokens, which parts change from one sequence to eight, and which when nothing is
+# rematerialized? Each dotted line of the picture is one more H100 filled to the brim; the hatched part is the estimate.
+
+# %% tags=["figure"]
+card, orange = hardware.card("h100"), COLOURS["full"]
+bars = {"1 sequence": setup, "8 sequences": replace(setup, batch=8)}
+bars |= {"8 sequences,\nnothing rematerialized": replace(setup, batch=8, remat=False)}
+alphas = {"weights": 1, "gradients": 0.65, "mu": 0.4, "nu": 0.2}
+looks = {part: {"color": orange, "alpha": alpha} for part, alpha in alphas.items()}
+looks |= {"saved activations": {"color": "lightgrey"}, "estimate": {"color": "white", "hatch": "////"}}
+figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
+for y, one in enumerate(bars.values()):
+    start = 0.0
+    for part, style in looks.items():
+        size = parts(one)[part] / 1e9
+        drawn = axes.barh(y, size, 0.6, left=start, ec="black", lw=0.5, label=None if y else part, **style)
+        axes.bar_label(drawn, [f"{size:.0f} GB" if size > 100 else ""], label_type="center")
+        start += size
+for number in range(1, 14):
+    axes.axvline(number * card.usable / 1e9, color="black", ls=":", lw=0.8, zorder=0)
+axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.45, 1), frameon=False)
+axes.set_yticks(range(len(bars)), list(bars))
+axes.set(xlabel=f"GB (1e9 bytes); a dotted line every {card.usable / 1e9:.1f} GB: one more H100")
+axes.invert_yaxis()
+plt.show()
+
+# %% [markdown]
+# ## 4. Compiled, not only multiplied out
+#
+# A formula can be wrong. So we hand the real training step of the large model, the same `make_step` that notebook 01
+# used, to XLA, JAX's compiler, and ask what it plans. It needs shapes, not arrays: nothing of that size is allocated,
+# no GPU is there, and the layers are scanned, so that the program is no longer than that of a small model.
+
+# %% tags=["timing"]
+plan = compiler.plan(setup, "cpu")
+print(f"compiled for this machine's CPU in {plan.seconds:.1f} s")
+
+# %% [markdown]
+# **Predict:** the step takes the weights, AdamW's state and a batch of token ids. By how many bytes will the compiled
+# program's arguments differ from the formula?
+
+# %%
+print(f"{'':18}{'formula':>18}{'compiled':>18}")
+for row in ("weights", "optimizer state", "batch"):
+    print(f"{row:18}{ledger[row]:>18,}{plan.ledger[row]:>18,}")
+arguments = ledger["weights"] + ledger["optimizer state"] + ledger["batch"]
+print(f"{'all arguments':18}{arguments:>18,}{plan.argument:>18,}")
+print(f"the difference: {plan.argument - arguments} bytes; written in place of what came in: {plan.alias:,} bytes")
+
+# %% [markdown]
+# <details><summary>What was compared, and what was not</summary>
+#
+# The arguments are exact: their shapes and dtypes decide, and the compiler has no say. The new weights and the new
+# state are written where the old ones were, because the step *donates* them; without that, both would be there twice.
+#
+# What the step needs between its arguments and its results (gradients, activations, workspaces) is the compiler's own
+# plan, and a CPU's is not a GPU's: it works bfloat16 products in float32. Notebook 04 goes on from here, to the whole
+# plan and to what a device really used.
+# </details>
+#
+# ## 5. The road of a checkpoint
+#
+# A run that costs money is saved on the way. To *use* the result, the weights are enough; to *go on* training after a
+# crash, the optimizer's state is needed too.
+#
+# **Predict:** ten checkpoints of the weights alone: how many TB?
+
+# %%
+stored = planner.checkpoint(setup)
+copied = planner.checkpoint(replace(setup, master=True))
+kinds = {"weights alone": stored.bytes, "to go on": stored.resumable, "to go on, with a master copy": copied.resumable}
+for name, size in kinds.items():
+    print(f"{name:30} one {size / 1e12:5.2f} TB   ten {10 * size / 1e12:5.2f} TB")
+
+# %% [markdown]
+# On its way a checkpoint leaves the card for the host's memory, and the memory for a disk. `hardware.py` holds the
+# speeds, each with its source and date; some were measured by somebody, others are what a specification promises.
+
+# %%
+print(f"{'':30}{'GB/s':>8}{'one':>10}{'ten':>10}{'to go on':>10}")
+for trip in planner.trips(stored, ["pcie4", "pcie5"]):
+    times = f"{seconds(trip.one):>10}{seconds(trip.ten):>10}{seconds(trip.resumable):>10}"
+    print(f"{trip.hop.name:30}{trip.hop.speed / 1e9:>8.4g}{times}  {trip.hop.kind}, {trip.hop.source.date}")
+
+# %% [markdown]
+# ### Exercise 2.4: piece by piece (15 minutes, difficulty 3 of 3)
+#
+# Must the disk wait until the last byte has left the card? Not if the checkpoint is cut into equal pieces: while one
+# piece goes from memory to disk, the next can come from the card. A hop moves one piece at a time; it takes the next as
+# soon as it is free and that piece has arrived. When is the last piece over the last hop? With one piece nothing
+# overlaps.
+
+
+# %% tags=["exercise"]
+def save_seconds(size, speeds, pieces):
+    """Seconds until the last of `pieces` equal pieces of `size` bytes is over the last hop.
+
+    `speeds`: bytes a second of each hop, in order. A hop takes a piece as soon as it is free and the piece is there.
+    """
+    # solution
+    each = [size / pieces / speed for speed in speeds]
+    return sum(each) + (pieces - 1) * max(each)
+    # end of solution
+
+
+# %% [markdown]
+# Draw two rows of boxes on paper if the formula does not come at once; any number of hops and pieces may be asked for.
+
+# %%
+check("2.4", save_seconds)
+# hint("2.4")
+# solution("2.4")
+
+# %% [markdown]
+# The picture moves the pieces one by one, with no formula: each starts when it is there and the hop is free. The card
+# hands over by PCIe 5, and a Gen 5 disk takes it.
+
+# %% tags=["figure"]
+hops = [hardware.LINKS["pcie5"], hardware.DISKS["gen 5"]]
+figure, panels = plt.subplots(1, 2, figsize=(10, 2.6), sharey=True, sharex=True, layout="constrained")
+for axes, pieces in zip(panels, (1, 6), strict=True):
+    free = [0.0 for _ in hops]
+    for piece in range(pieces):
+        there = 0.0
+        for row, hop in enumerate(hops):
+            start = max(there, free[row])
+            there = free[row] = start + stored.bytes / pieces / hop.speed
+            axes.barh(row, there - start, 0.6, left=start, color=orange, alpha=1 - 0.12 * piece, ec="white")
+    axes.set(xlabel="seconds", title=f"{pieces} piece{'s' if pieces > 1 else ''}: {there:.1f} s")
+    axes.set_yticks(range(len(hops)), [hop.name for hop in hops])
+panels[0].invert_yaxis()
+plt.show()
+
+# %% [markdown]
+# <details><summary>What overlapping buys</summary>
+#
+# In the limit of many pieces only the slowest hop is left. That helps most where the hops are about equally fast, and
+# hardly at all where one is much slower than the others: with an ordinary disk at the end, the disk's time is the
+# answer.
+# </details>
+#
+# So how fast is *your* disk? We write a checkpoint the size of SmolLM2-135M three times, with the package's own
+# `checkpoint.save`, which returns only when the disk has confirmed every byte (`fsync`). The numbers are random bits:
+# zeros might be stored in no room at all. For comparison, the same bytes are copied within memory.
+
+# %% tags=["timing"]
+draw = np.random.default_rng(0)
+shapes = sizes.arrays(zoo.config("smollm2-135m"))
+arrays = {name: draw.integers(0, 2**16, shape, np.uint16).view(jnp.bfloat16) for name, shape in shapes.items()}
+written = sum(array.nbytes for array in arrays.values())
+taken = []
+with tempfile.TemporaryDirectory(dir=".") as folder:  # here, since a system's own temporary folder may lie in memory
+    for i in range(3):
+        began = time.perf_counter()
+        checkpoint.save(f"{folder}/{i}.safetensors", arrays, {})
+        taken.append(time.perf_counter() - began)
+began = time.perf_counter()
+copies = [array.copy() for array in arrays.values()]
+copying = written / (time.perf_counter() - began)
+disk = written / sorted(taken)[1]
+print(f"{written:,} bytes in", ", ".join(f"{t:.2f}" for t in taken), "s")
+print(f"to this disk {disk / 1e9:.2f} GB/s (the middle one); within this memory {copying / 1e9:.2f} GB/s")
+
+# %% [markdown]
+# **Predict,** from that speed: how long would this machine take to write the large model once, if its disk had the room
+# and kept the pace? And to save all that is needed to go on?
+
+# %% tags=["timing"]
+for name, size in kinds.items():
+    print(f"{name:30}{size / disk / 60:>8.1f} minutes, ten {10 * size / disk / 3600:>6.1f} hours")
+
+# %% [markdown]
+# Your disk beside the others. The scale is logarithmic: each labelled tick is ten times the one before.
+
+# %% tags=["timing", "figure"]
+stated = [hardware.LINKS["pcie5"], *hardware.DISKS.values(), *hardware.NETWORKS.values()]
+speeds = {"this machine's memory": copying, "this machine's disk": disk} | {hop.name: hop.speed for hop in stated}
+figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+for name, speed in speeds.items():
+    colour = "black" if "this machine" in name else orange
+    axes.plot(speed / 1e9, name, "o", color=colour)
+    axes.annotate(f"{speed / 1e9:.3g}", (speed / 1e9, name), xytext=(8, -4), textcoords="offset points")
+axes.set(xscale="log", xlabel="GB/s", title="Black: timed just now. Colour: as stated in hardware.py")
+axes.invert_yaxis()
+axes.grid(axis="x", alpha=0.3)
+axes.margins(x=0.15)
+plt.show()
+
+# %% [markdown]
+# ## 6. The price of the seat
+#
+# No card holds the large model's step, so that it takes several. Weights, gradients and optimizer state can be shared
+# out evenly over them (*sharding*); the activations of its own batch lie whole on every card. A colleague has written
+# this estimate on the back of an envelope, for cards that are sold with 80 GB, which are GiB.
+
+
+# %%
+def colleagues_cards(P, whole, card_gib):
+    """Cards for full fine-tuning of P bfloat16 weights with AdamW; `whole` bytes lie on each in any case."""
+    held = P * (2 + 2 + 2)  # weights, mu, nu
+    return math.ceil((held + whole) / (card_gib * 1e9))
+
+
+print("the colleague's H100s:", colleagues_cards(sizes.parameters(big), ledger["saved activations"], 80))
+
+# %% [markdown]
+# ### Exercise 2.5: find the mistakes (10 minutes, difficulty 2 of 3)
+#
+# Mend the estimate: there are three mistakes in it. `whole` is what lies on each card in any case, in bytes, and is
+# always less than a card has.
+
+
+# %% tags=["exercise"]
+def cards_needed(P, whole, card_gib):
+    """Cards for full fine-tuning of P bfloat16 weights with AdamW: an int, rounded up.
+
+    Weights, gradients and both moments are shared out evenly; `whole` bytes lie on each card of `card_gib` GiB.
+    """
+    # solution
+    held = P * (2 + 2 + 2 + 2)
+    room = card_gib * 2**30 - whole
+    return -(-held // room)
+    # end of solution
+
+
+# %% [markdown]
+# A mistake that is still there is named.
+
+# %%
+check("2.5", cards_needed)
+# hint("2.5")
+# solution("2.5")
+
+# %% [markdown]
+# `planner.cards_needed` is the package's own, and `hardware.py` holds what a program was told it may have of each card.
+# Here is the fare, at the prices that stand there too: one third party's listing of one day, so take them for an
+# example and put in your own. Only exact rows are counted, and workspaces come on top: these are the fewest cards that
+# could do.
+
+# %%
+exact = Ledger("exact rows", tuple(row for row in ledger if row.exact))
+fares = {}
+for name, price in hardware.PRICES.items():
+    one = hardware.card(name)
+    number = planner.cards_needed(exact, one.usable)
+    fares[name] = number * price.dollars
+    fare = f"{number:>4} at ${price.dollars:.2f}: ${fares[name]:.2f} an hour"
+    print(f"{one.name:12}{one.usable / 1e9:>6.1f} GB usable{fare}")
+print("prices:", price.source.what, price.source.date)
+
+# %% [markdown]
+# Cards that wait are paid for as well. Suppose the run stops for each save until all that is needed to go on has
+# reached the slowest disk of the table, and saves ten times.
+
+# %%
+slowest = min(hardware.DISKS.values(), key=lambda hop: hop.speed)
+one_save = stored.resumable / slowest.speed
+dollars = planner.run_dollars(fares["h100"], one_save, 10)
+print(f"{slowest.name}: {one_save:.0f} s a save; ten saves keep the H100s waiting for ${dollars:.2f}")
+
+# %% [markdown]
+# For a model and a card of your own, the command line writes the whole plan, with the estimate included:
+#
+# ```sh
+# python -m lora_jax plan 100b --method full --remat --length 2048 --for h100
+# ```
+#
+# ## The question
+#
+# Full fine-tuning flies business class: for every weight that sits down, a gradient and two moments take a seat as
+# well, and the moments travel again with every checkpoint that a run can go on from. The last cell asks what the ticket
+# would be if only the weights and the activations had to be carried, and nothing had to be kept for training them.
+
+# %%
+rows = tuple(row for row in exact if row.name not in ("gradients", "optimizer state"))
+number = planner.cards_needed(Ledger("nothing trains", rows), card.usable)
+print(f"business class: {planner.cards_needed(exact, card.usable)} H100s, at least ${fares['h100']:.2f} an hour")
+print(f"nothing trains: {number} H100s, at least ${number * hardware.PRICES['h100'].dollars:.2f} an hour")
+
+# %% [markdown]
+# That second ticket is a bound: nothing trains. How close can one come and still go from stories to poems? How few
+# numbers would have to train, and which? Notebook 03 builds the answer, *low rank*, from scratch. Notebook 04 prints
+# its ticket, the sleeper's row, and shows what it does not save: look again at which part of the bars grew with the
+# batch.
+#
+# **What you saw.**
+#
+# - Parameters follow from the config, and bytes from the dtype; GB and GiB are different units.
+# - AdamW makes the static memory of a step four times the weights, or eight times with a float32 master copy.
+# - Saved activations grow with batch and length, and in a small model soon pass all the rest; rematerializing blocks
+#   trades them for time. Logits need not be there all at once.
+# - The compiler, asked for the real step of the large model, agreed on its arguments to the byte.
+# - A checkpoint's time is that of the slowest hop, nearly always the disk; waiting cards are paid for too.

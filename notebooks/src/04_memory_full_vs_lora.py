@@ -1,0 +1,575 @@
+# %% [markdown]
+# # Memory: full fine-tuning against LoRA and QLoRA
+#
+# Notebook 02 ended with a bound: the ticket if nothing had to be kept for training. Notebook 03 built LoRA, which comes
+# close to it. Here you see how close, and how such a claim is checked. You will be able to
+#
+# - climb the *ladder of evidence*: predict a step's memory by formula, confirm it by autodiff, then by the compiler,
+#   then on a device, and say what each rung can and cannot show;
+# - count what LoRA and QLoRA hold, to the byte;
+# - say what LoRA does not save, and from which batch on that matters more than what it saves;
+# - recognize three traps that cost the memory that was to be saved;
+# - choose the seat: which method, on which card, at how many dollars an hour.
+#
+# The cells run in about a minute and a half on two cores; the exercises take about fifty minutes. Nothing is
+# downloaded. No GPU is needed; where there is one, rung 4 is measured on it.
+
+# %% [markdown]
+# JAX takes most of a GPU's memory at its start unless it is told not to, and the processes that measure need it.
+
+# %%
+import os
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import io
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+from IPython.display import Image
+
+import lora_jax as lj
+from lora_jax import quantize
+from lora_jax.exercises import check, hint, solution
+from lora_jax.memory import compiler, device, explorer, formula, hardware, planner, residuals, sizes, tables, zoo
+from lora_jax.memory.command import size
+from lora_jax.memory.plots import components
+from lora_jax.memory.setup import Setup
+from lora_jax.plots import COLOURS, TITLES
+
+# %% [markdown]
+# We follow two steps up the ladder: one of the small model, which this machine can run, and one of the large model of
+# notebook 02, which it cannot. `methods` gives a step by each of the three methods. *QLoRA* is LoRA beside a base whose
+# matrices are stored in four bits; section 5 says how.
+
+
+# %%
+small = Setup(zoo.config("stories-2.8m"), batch=8, length=512, dtype="float32")
+large = Setup(zoo.config("100b"), batch=1, length=2048, remat=True)
+
+
+def methods(setup):
+    """The same step by full fine-tuning, LoRA and QLoRA."""
+    return {method: replace(setup, method=method) for method in planner.METHODS}
+
+
+# %% [markdown]
+# ## 1. The first rung: a formula
+#
+# **Predict:** LoRA of rank 16 on all matrices of the large model. By what factor do gradients and optimizer state
+# shrink: 10, 100, 1,000? And the weights?
+
+# %%
+ledgers = {method: formula.predict(setup) for method, setup in methods(large).items()}
+print(f"{'':24}" + "".join(f"{TITLES[method]:>18}" for method in ledgers))
+for row in ("weights", "quantization constants", "adapters", "gradients", "optimizer state"):
+    print(f"{row:24}" + "".join(f"{size(ledger[row]) if ledger[row] else '-':>18}" for ledger in ledgers.values()))
+
+# %% [markdown]
+# <details><summary>What the rows say</summary>
+#
+# LoRA holds one gradient and two moments for each number *that trains*, and hardly any do. Its weights are those of the
+# base: frozen, they are still read in every step. QLoRA goes at that row, which is all that is left to go at.
+# </details>
+#
+# ### Exercise 4.1: what LoRA trains, in bytes (10 minutes, difficulty 1 of 3)
+#
+# Write three of these rows. A target of shape (in, out) gets $A$ (in, $R$) and $B$ ($R$, out) in every layer; adapters,
+# gradients and moments are float32; AdamW also has its count of steps, an int32.
+
+
+# %% tags=["exercise"]
+def lora_rows(shapes, layers, targets, rank):
+    """Bytes of what LoRA trains: a dict of "adapters", "gradients", "optimizer state" (AdamW, all float32).
+
+    `shapes`: (in, out) of each matrix of a block by name; `targets`: the names that get a LoRA, in every layer.
+    """
+    # solution
+    n = layers * sum(rank * (shapes[name][0] + shapes[name][1]) for name in targets)
+    return {"adapters": 4 * n, "gradients": 4 * n, "optimizer state": 2 * 4 * n + 4}
+    # end of solution
+
+
+# %% [markdown]
+# The check draws shapes of its own. Take the `#` off a line for a hint, or for the solution.
+
+# %%
+check("4.1", lora_rows)
+# hint("4.1")
+# solution("4.1")
+
+# %% [markdown]
+# The package's count is `sizes.lora_parameters`. Two numbers that others published check it: the LoRA paper trains
+# GPT-3 at rank 4 on q and v and speaks of "35 MB" in 16 bits, and PEFT counts Llama-3.1-8B at rank 16 on all matrices.
+
+# %%
+paper = sizes.lora_parameters(zoo.config("gpt3-175b"), 4, ("q_proj", "v_proj"))
+peft = sizes.lora_parameters(zoo.config("llama3.1-8b"), 16)
+print(f"GPT-3: {paper:,} parameters, {2 * paper / 1e6:.1f} MB or {2 * paper / 2**20:.1f} MiB")
+print(f"Llama-3.1-8B: {peft:,} parameters")
+
+# %% [markdown]
+# ## 2. The second rung: autodiff
+#
+# The formula also says which arrays the backward pass finds. JAX knows that without running anything: `jax.vjp` returns
+# a function that holds them, and `jax.eval_shape` gives their shapes. `residuals.kept` names them. Here is what a block
+# of the small model keeps under LoRA; layers are stacked in front.
+
+# %%
+found = residuals.kept(methods(small)["lora"])
+for one in found:
+    if one.shape and one.shape[0] == small.config.num_hidden_layers:
+        print(f"{one.role:14}{one.shape!s:24}{one.dtype:10}{size(one.bytes):>10}")
+
+# %% [markdown]
+# <details><summary>How to read the shapes</summary>
+#
+# 4,096 tokens are 8 sequences of 512. `q` has six heads of 32, `k` and `v` two. `mixed` and `log_sum_exp` come from
+# attention in blocks of 256 tokens: two blocks, each with 8 sequences, 2 key/value heads, and for each of these
+# 3 query heads of 256 tokens. Taken together they are as many numbers as tokens times query heads (times 32).
+# </details>
+#
+# ### Exercise 4.2: what a block keeps (10 minutes, difficulty 2 of 3)
+#
+# Turn the table into a formula, for one block and $N$ tokens. Assume $N$ small enough for a single block of attention,
+# so that nothing is padded.
+
+
+# %% tags=["exercise"]
+def kept_by_block(N, D, F, H, K, C, size):
+    """Bytes that a block keeps of N tokens, `size` bytes a number; log_sum_exp is float32 whatever the rest is.
+
+    D width, F feed-forward width; H query heads and K key/value heads of C numbers each.
+    """
+    # solution
+    numbers = 2 * D + 2 * H * C + 2 * K * C + 2 * F
+    return N * (size * numbers + 4 * H)
+    # end of solution
+
+
+# %% [markdown]
+# Where your count is off, the check says by which array.
+
+# %%
+check("4.2", kept_by_block)
+# hint("4.2")
+# solution("4.2")
+
+# %% [markdown]
+# **Predict:** for the same batch, how many per cent fewer bytes does LoRA keep than full fine-tuning? The formula and
+# autodiff are asked separately, for both models and all three methods.
+
+# %%
+for name, setup in {"stories-2.8m": small, "100b": large}.items():
+    for method, one in methods(setup).items():
+        ledger, kept = formula.predict(one), residuals.residuals(one)
+        print(f"{name:14}{method:8}{ledger['saved activations']:>16,} by formula", end="")
+        print(f"{kept['saved activations']:>16,} by autodiff")
+
+# %% [markdown]
+# <details><summary>Why LoRA keeps as much</summary>
+#
+# To reach an adapter in the first layer, the gradient passes back through every layer above it, frozen or not, and
+# needs what those layers computed. Full fine-tuning keeps two arrays more, both outside the layers: the normed stream
+# behind the last block, and the token ids, which say whose row of the embedding gets a gradient.
+# </details>
+#
+# What this rung cannot show: how much the compiler needs *beyond* what is kept.
+#
+# ## 3. The third rung: the compiler
+#
+# XLA plans the memory of a step before any of it runs, from shapes alone. We hand it the large model's step, by full
+# fine-tuning and by LoRA; nothing of that size is allocated.
+
+# %% tags=["timing"]
+plans = {method: compiler.plan(setup) for method, setup in methods(large).items() if method != "qlora"}
+for method, plan in plans.items():
+    print(f"{TITLES[method]:18} compiled for this machine's CPU in {plan.seconds:.1f} s")
+
+# %% [markdown]
+# What the compiled program takes as arguments is exact, so the formula must agree to the byte.
+
+# %%
+for method, plan in plans.items():
+    print(f"{TITLES[method]:24}{'formula':>18}{'compiled':>18}")
+    for row in ("weights", "adapters", "adapter constants", "optimizer state", "batch"):
+        print(f"{row:24}{ledgers[method][row]:>18,}{plan.ledger[row]:>18,}")
+        assert ledgers[method][row] == plan.ledger[row]
+
+# %% [markdown]
+# The rest of the plan is the compiler's own choice. For the large model a CPU's is of no use: XLA works bfloat16
+# products in float32 here and plans room for it, which a GPU does not need. In float32 the plan means something, so
+# here is the small model's, by what the buffers alive at its peak are for. It differs a little between releases of JAX.
+
+# %% tags=["timing"]
+plan = compiler.plan(methods(small)["lora"])
+for role, number in plan.roles.items():
+    print(f"{role:52}{size(number):>12}")
+print(f"{'arguments':52}{size(plan.argument):>12}\n{'needed in all':52}{size(plan.needed):>12}")
+
+# %% [markdown]
+# For NVIDIA cards the formula estimates these workspaces too. How well it does was tried on steps drawn by chance, each
+# compiled for an H100 that was not there; the records are in `figures/data`. Seed 2 was drawn before the formula was
+# tuned, and looked at only afterwards.
+
+# %%
+data = Path(lj.__file__).parents[1] / "figures" / "data"
+record = data / "memory_error.json"
+rows = json.loads(record.read_text())["rows"] if record.exists() else []
+for seed in sorted({row["seed"] for row in rows}):
+    off = sorted(abs(row["error"]) for row in rows if row["seed"] == seed and row["error"] is not None)
+    print(f"seed {seed}: {len(off)} steps, median {off[len(off) // 2]:.2%} off, worst {off[-1]:.2%}")
+print(f"{len(rows)} steps in the record" if rows else "not measured yet")
+
+# %% [markdown]
+# ## 4. The fourth rung: a device
+#
+# A plan is a promise. So we run the small model's step in a process of its own and look at the most memory it ever
+# held: on a GPU the device counts that itself; on a CPU it is the process's peak, less that of a process which loaded
+# the same program and ran nothing.
+#
+# **Predict:** full fine-tuning and LoRA of the same step. How many per cent less will LoRA take?
+
+# %% tags=["timing"]
+machine = device.look("auto")
+used = {}
+for method in ("full", "lora"):
+    one = device.run(asdict(methods(small)[method]), machine["platform"])
+    used[method] = one["used"]
+    print(f"{TITLES[method]:18}{device.outcome({'failed': '', **one})}")
+print(f"on {machine['device']} ({machine['platform']}), jax {machine['jax']}")
+if all(used.values()):
+    print(f"LoRA used {1 - used['lora'] / used['full']:.0%} less")
+
+# %% [markdown]
+# <details><summary>Why so little, and why plan and use differ</summary>
+#
+# The model is small and the batch is not: nearly all of the step is saved activations, which LoRA does not touch. What
+# it saves is in the static rows, and in a small model these are small.
+#
+# On a CPU the count is rough. It includes whatever the process's own allocator and threads hold, which weighs the more
+# the smaller the step is.
+# </details>
+#
+# Longer measurements are committed as records, each with its device. `python -m lora_jax measure` makes one, and
+# `docs/measuring.md` says how to contribute one from a GPU of yours.
+
+# %%
+records = [json.loads(path.read_text()) for path in sorted(data.glob("memory_*.json"))]
+for platform in ("cpu", "gpu"):
+    measured = [one for one in records if one.get("made_by", {}).get("platform") == platform]
+    print(f"{platform}:" + ("" if measured else " not measured yet"))
+    for one in measured:
+        print(f"  {one['made_by']['device']}, jax {one['made_by']['jax']}; {one['summary']['failed']} steps failed")
+        print("\n".join(f"    {device.title(row)}: {device.outcome(row)}" for row in one["rows"]))
+
+# %% [markdown]
+# ## 5. QLoRA: the weights themselves
+#
+# LoRA leaves one large row, the frozen weights. QLoRA (Dettmers and others, 2023) stores the matrices of the layers in
+# *NF4*: each weight becomes the nearest of 16 values, a code of four bits, after it is divided by the largest weight of
+# its block of 64, the block's *constant*. *Double quantization* stores those constants in a byte each.
+
+# %%
+_, params = lj.load_model("stories-2.8m")
+w = params["layers"]["self_attn"]["q_proj"][0]
+packed = quantize.nf4(w)
+error = jnp.linalg.norm(packed.dense() - w) / jnp.linalg.norm(w)
+print(f"{w.nbytes:,} bytes in float32, {lj.num_bytes(packed):,} in NF4; the matrix moved by {error:.1%} of its norm")
+
+# %% [markdown]
+# ### Exercise 4.3: the bytes of an NF4 matrix (15 minutes, difficulty 3 of 3)
+#
+# Two codes share a byte. Blocks run down a column, and the last block of a column may be short. Each block has one
+# constant, a float32. With double quantization the constant is one byte; 256 of these bytes, taken in order, share a
+# float32 (their own constant); and one more float32, the mean that was taken off before, is shared by all.
+
+
+# %% tags=["exercise"]
+def nf4_bytes(rows, columns, double):
+    """(bytes of the codes, bytes of the constants) of one NF4 matrix; `rows` is even.
+
+    Blocks of 64 run down a column, the last one perhaps short. `double`: whether the constants are quantized too.
+    """
+    # solution
+    blocks = -(-rows // 64) * columns
+    constants = blocks + 4 * -(-blocks // 256) + 4 if double else 4 * blocks
+    return rows * columns // 2, constants
+    # end of solution
+
+
+# %% [markdown]
+# The shapes that the check draws leave short blocks and a short group.
+
+# %%
+check("4.3", nf4_bytes)
+# hint("4.3")
+# solution("4.3")
+
+# %% [markdown]
+# **Predict:** how many bits is a weight then, with its share of the constants? And does Llama-3.1-8B shrink to a
+# quarter of its 16 bits?
+
+# %%
+for double in (False, True):
+    codes, constants = sizes.nf4_bytes(4096, 4096, double)
+    print(f"double quantization {double!s:6} {8 * (codes + constants) / 4096**2:.3f} bits a weight")
+weights, constants = sizes.base_bytes(Setup(zoo.config("llama3.1-8b"), method="qlora"))
+plain = sizes.weight_bytes(zoo.config("llama3.1-8b"), "bfloat16")
+print(f"Llama-3.1-8B: {size(weights + constants)} of {size(plain)}")
+
+# %% [markdown]
+# <details><summary>Why it is more than a quarter</summary>
+#
+# Only the layers' matrices are quantized. Embedding, head and norms stay in 16 bits, and with a vocabulary of 128,256
+# the first two are no small part.
+# </details>
+#
+# Now all three methods by component, for four models. Solid colours are exact; the hatched part is the estimate.
+#
+# **Predict** before you look: in which of the four does LoRA help least?
+
+# %% tags=["figure"]
+drawn = io.BytesIO()
+components(tables.components(), drawn)
+Image(drawn.getvalue(), width=900)
+
+# %% [markdown]
+# ## 6. What LoRA does not save
+#
+# The grey in the picture is the batch's. It is nearly the same for all three methods, and it grows with batch and
+# length, while what LoRA saves does not. So there is a batch from which on it matters more. The picture has
+# Llama-3.1-8B in bfloat16, sequences of 1,024 tokens, nothing rematerialized, and exact rows alone.
+
+# %% tags=["figure"]
+table = tables.growth()
+part = table["batch"]
+held = part["totals"]["lora"][0] - part["moving"]["plain"][0]
+figure, axes = plt.subplots(figsize=(8, 4.3), layout="constrained")
+axes.plot(part["values"], [kept / 1e9 for kept in part["kept"]], color="black", label="saved activations")
+axes.axhline(table["saved"] / 1e9, color=COLOURS["lora"], label="what LoRA saves: gradients and moments")
+axes.axhline(held / 1e9, color=COLOURS["lora"], ls=":", label="what LoRA holds whatever the batch")
+axes.set(xlabel="sequences in a batch", ylabel="GB (1e9 bytes), exact", xlim=(0, 24), ylim=(0, None))
+axes.set_xticks(range(0, 25, 2))
+axes.grid(alpha=0.3)
+axes.legend(loc="upper left")
+plt.show()
+
+# %% [markdown]
+# ### Exercise 4.4: read the plot (5 minutes, difficulty 1 of 3)
+#
+# From which batch on do the saved activations take more memory than LoRA saves? Put your reading in `drowned`.
+
+# %% tags=["exercise"]
+drowned = 16  # solution
+
+# %% [markdown]
+# The check allows for what an eye can read.
+
+# %%
+check("4.4", drowned)
+# hint("4.4")
+# solution("4.4")
+
+# %% [markdown]
+# A colleague has not seen that picture, and compares the methods so: "What trains needs memory. LoRA trains a small
+# part of the numbers, so it needs that small part of the memory."
+
+
+# %%
+def colleagues_times_less(P, A, kept):
+    """How many times less memory LoRA needs: P bfloat16 weights, A adapter numbers, `kept` bytes of activations."""
+    full = 2 * P + 2 * P + 4 * P + kept  # weights, gradients, both moments, saved activations
+    lora = (2 + 2 + 4) * A + kept * A / P
+    return full / lora
+
+
+P, A = (planner.trained(setup) for setup in (methods(large)["full"], methods(large)["lora"]))
+print(f"the colleague: {colleagues_times_less(P, A, ledgers['full']['saved activations']):,.0f} times less")
+
+# %% [markdown]
+# ### Exercise 4.5: find the mistakes (10 minutes, difficulty 2 of 3)
+#
+# Full fine-tuning is counted rightly. In LoRA's line there are three mistakes: mend it.
+
+
+# %% tags=["exercise"]
+def times_less(P, A, kept):
+    """How many times less memory LoRA needs than full fine-tuning: a float. Counts of steps are left aside.
+
+    P bfloat16 weights; A numbers in float32 adapters; `kept` bytes of saved activations; AdamW.
+    """
+    # solution
+    full = 2 * P + 2 * P + 4 * P + kept
+    lora = 2 * P + (4 + 4 + 8) * A + kept
+    return full / lora
+    # end of solution
+
+
+# %% [markdown]
+# A mistake that is still there is named.
+
+# %%
+check("4.5", times_less)
+# hint("4.5")
+# solution("4.5")
+
+# %% [markdown]
+# The exact rows of the package's ledgers give the ratio too: for the large model, and for the small one, whose batch
+# outweighs its weights.
+
+# %%
+for name, setup in {"100b": large, "stories-2.8m": small}.items():
+    exact = [sum(row.bytes for row in formula.predict(methods(setup)[m]) if row.exact) for m in ("full", "lora")]
+    print(f"{name:14}{size(exact[0]):>10} to {size(exact[1]):>10}: {exact[0] / exact[1]:.2f} times less")
+
+# %% [markdown]
+# What does help against activations is a smaller batch, shorter sequences, or rematerialized blocks, whatever the
+# method. **Predict:** a block keeps nine arrays, of which rematerialization leaves the block's input alone. By what
+# factor do saved activations shrink?
+
+# %%
+eight = Setup(zoo.config("llama3.1-8b"), batch=4, length=1024)
+for remat in (False, True):
+    saved = formula.predict(replace(eight, remat=remat))["saved activations"]
+    print(f"rematerialized: {remat!s:6} saved activations {size(saved):>9}")
+
+# %% [markdown]
+# ## 7. Three traps
+#
+# **`stop_gradient` saves nothing.** It makes gradients zero, and zeros take as much room. What saves them is to take
+# `jax.grad` over the adapters alone. Both, for the small model; **predict** the first number from the parameters.
+
+# %%
+config, params = lj.load_model("stories-2.8m")
+adapters, constants = lj.lora.init(jax.random.key(0), params, rank=16)
+batch = {"tokens": jnp.zeros((2, 16), jnp.int32)}
+
+
+def stopped(both, batch):
+    return lj.loss(config, lj.attach(jax.lax.stop_gradient(both[0]), both[1], constants), batch)
+
+
+def apart(adapters, batch):
+    return lj.loss(config, lj.attach(params, adapters, constants), batch)
+
+
+for loss, trains in ((stopped, (params, adapters)), (apart, adapters)):
+    print(f"{loss.__name__:10}{lj.num_bytes(jax.eval_shape(jax.grad(loss), trains, batch)):>14,} bytes of gradients")
+print(f"{'weights':10}{lj.num_bytes(params):>14,} bytes\n{'adapters':10}{lj.num_bytes(adapters):>14,} bytes")
+
+# %% [markdown]
+# <details><summary>And what comes after the gradients</summary>
+#
+# An optimizer that is given the larger tree also keeps two moments for each of its numbers, all of them zero forever.
+# </details>
+#
+# **A dequantized weight is kept.** Write `x @ w.dense()`, and autodiff keeps the dense matrix for the backward pass. In
+# a scan over layers these are stacked: a full-precision copy of the model that was quantized to save memory. The
+# package's `x @ w` keeps the codes and makes the matrix again. Here are six layers of one matrix each.
+
+# %%
+stack = quantize.nf4(params["layers"]["self_attn"]["q_proj"])
+factors = [adapters["layers"]["self_attn"]["q_proj"].a, adapters["layers"]["self_attn"]["q_proj"].b]
+products = {"x @ w.dense()": lambda x, w: x @ w.dense(x.dtype), "x @ w": lambda x, w: x @ w}
+
+
+def layers(factors, product):
+    def body(x, layer):
+        w, (a, b) = layer
+        return jnp.tanh(product(x, w) + x @ a @ b), None
+
+    return jax.lax.scan(body, jnp.ones((2, 192)), (stack, factors))[0].sum()
+
+
+for name, product in products.items():
+    kept = jax.eval_shape(lambda factors, product=product: jax.vjp(lambda f: layers(f, product), factors)[1], factors)
+    dense = sum(leaf.size * 4 for leaf in jax.tree.leaves(kept) if leaf.shape == (6, 192, 192))
+    print(f"{name:16}{dense:>12,} bytes of dense matrices kept; the codes are {stack.codes.nbytes:,}")
+
+# %% [markdown]
+# **LoRA saves no activation memory.** You saw it on the ladder: the same arrays but for two, by formula and by
+# autodiff, and a device that had nearly as much to hold.
+#
+# ## 8. An explorer
+#
+# Any model, by any method, against any card. First a picture that needs no kernel: the same model by the three methods,
+# against an L4. The chosen method is in full colour, and the sentence says what follows.
+
+# %% tags=["figure"]
+view = explorer.View(model="llama3.1-8b", method="lora", card="l4")
+print(explorer.verdict(view))
+Image(explorer.picture(view), width=900)
+
+# %% [markdown]
+# And the same with controls, where a kernel runs: move a slider, and the picture is drawn again. Try to find, for
+# Llama-3.1-8B on an L4, the longest sequence that LoRA can take, then the same with rematerialized blocks, then by
+# QLoRA; and the largest model of which full fine-tuning fits on a T4 at all.
+
+# %%
+explorer.explorer(view)
+
+# %% [markdown]
+# ## 9. The tickets
+#
+# Now the answer to the question of notebook 02. The step is the same, the large model with rematerialized blocks, on as
+# many H100s as it takes: what is static shared out over them, the rest whole on each. Unlike there, the estimated
+# workspace is counted in. Prices are one third party's listing of one day.
+
+# %%
+tickets = [planner.ticket(setup, method, "h100") for method, setup in methods(large).items()]
+print(f"{'':18}{'peak':>12}{'H100s':>8}{'$ an hour':>12}{'left behind':>14}{'to go on':>12}")
+for one in tickets:
+    behind = f"{size(one.checkpoint.bytes):>14}{size(one.checkpoint.resumable):>12}"
+    print(f"{TITLES[one.method]:18}{size(one.peak):>12}{one.cards:>8}{one.dollars_an_hour:>12.2f}{behind}")
+print("prices:", hardware.PRICES["h100"].source.what, hardware.PRICES["h100"].source.date)
+
+# %% [markdown]
+# A run also saves on its way, and the cards wait. In notebook 02 ten saves by full fine-tuning kept them waiting at the
+# slowest disk of the table; here are all three.
+
+# %%
+slowest = min(hardware.DISKS.values(), key=lambda hop: hop.speed)
+for one in tickets:
+    seconds = one.checkpoint.resumable / slowest.speed
+    dollars = planner.run_dollars(one.dollars_an_hour, seconds, 10)
+    print(f"{TITLES[one.method]:18}{seconds:>8.1f} s a save; ten saves cost ${dollars:.2f} of waiting")
+
+# %% [markdown]
+# The picture is the price of an hour, with a seat's classes from left to right.
+
+# %% tags=["figure"]
+figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+for one in tickets:
+    bar = axes.bar(TITLES[one.method], one.dollars_an_hour, 0.6, color=COLOURS[one.method])
+    axes.bar_label(bar, [f"{one.cards} x H100\n${one.dollars_an_hour:.2f}"])
+axes.set(ylabel="$ an hour", title="100 billion parameters, one sequence of 2,048 tokens", yticks=[])
+axes.margins(y=0.3)
+axes.spines[["top", "right", "left"]].set_visible(False)
+plt.show()
+
+# %% [markdown]
+# A cheaper seat is not a faster one: a QLoRA step dequantizes every matrix on its way, and fewer cards compute fewer
+# products at a time. What a run costs is dollars an hour times hours, and hours must be measured: time a few steps, and
+# give `plan` the rate with `--seconds-per-step` for the price of the run.
+#
+# ```sh
+# python -m lora_jax plan 100b --method qlora --remat --length 2048 --for h100
+# ```
+#
+# **What you saw.**
+#
+# - Four rungs: a formula predicts, autodiff confirms what is kept, the compiler confirms the arguments and plans the
+#   rest, a device shows what was used. Each checks the one before, and the exact rows agree to the byte.
+# - LoRA removes gradients and optimizer state; QLoRA removes most of the weights as well.
+# - Neither removes saved activations. From some batch on these are more than LoRA saves, and then rematerialization, a
+#   smaller batch or shorter sequences are what helps.
+# - A stopped gradient is still allocated, and a dequantized weight is still kept, unless the program is written so that
+#   they are not.
+# - Full fine-tuning flies business class. LoRA travels in the sleeper's row, QLoRA too, and with small luggage.
+#
+# Does the cheap seat arrive at the same place? Notebook 05 tunes a real model on verse and lets you read the poems.

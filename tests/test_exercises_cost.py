@@ -1,0 +1,179 @@
+"""The exercises of notebook 02: right answers pass, plausible wrong ones are told what is wrong with them."""
+
+import math
+
+import jax
+import pytest
+
+from lora_jax import transformer
+from lora_jax.exercises import cost, registry
+from lora_jax.exercises.outcomes import CORRECT, NOT_ATTEMPTED, NOT_YET, outcome
+from lora_jax.memory import formula, planner, sizes, zoo
+from lora_jax.memory.ledger import ledger
+from lora_jax.memory.setup import Setup
+
+SEEDS = (0, 1, 2)
+
+
+def written(id, *changes):
+    """The answer that the solution's source defines, with pieces of the source replaced."""
+    exercise = registry.find(id)
+    source = exercise.solution
+    for old, new in changes:
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    names = {}
+    exec(source, names)
+    return names[exercise.name]
+
+
+def judged(id, answer, seed=0):
+    return outcome(registry.find(id), answer, seed)
+
+
+def stub(*arguments):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("id", [exercise.id for exercise in cost.EXERCISES])
+def test_the_solution_is_correct_whatever_the_seed(id, seed):
+    assert judged(id, written(id), seed).status == CORRECT
+
+
+@pytest.mark.parametrize("exercise", cost.EXERCISES, ids=lambda exercise: exercise.id)
+def test_a_stub_is_not_attempted(exercise):
+    assert judged(exercise.id, stub if exercise.is_function else None).status == NOT_ATTEMPTED
+
+
+def another_count(config):
+    """By the package's own shapes, with nothing multiplied by hand."""
+    shape = transformer.Config(**config)
+    tree = jax.eval_shape(lambda key: transformer.init(key, shape), jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def another_state(P, master):
+    """By the formula's ledger, for a model of one array: an embedding of width 1, and the scale of its norm."""
+    shape = transformer.Config(P - 1, 1, 1, 0, 1, 1, 2)
+    found = formula.predict(Setup(shape, method="full", master=master))
+    return {row: found[row] for row in ("optimizer state", "gradients", "weights")}
+
+
+def another_save(size, speeds, pieces):
+    """Piece by piece, as the notebook's picture moves them."""
+    free = [0.0] * len(speeds)
+    for _ in range(pieces):
+        there = 0.0
+        for row, speed in enumerate(speeds):
+            there = free[row] = max(there, free[row]) + size / pieces / speed
+    return there
+
+
+def another_number(P, whole, card_gib):
+    """By the planner, and as a float, since cards are whole either way."""
+    held = {"weights": 2 * P, "gradients": 2 * P, "optimizer state": 4 * P, "saved activations": whole}
+    return float(planner.cards_needed(ledger("by hand", held), card_gib * 2**30))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("id", "answer"),
+    [("2.1", another_count), ("2.2", another_state), ("2.3", 640.0), ("2.4", another_save), ("2.5", another_number)],
+)
+def test_another_way_to_the_same_answer_is_correct(id, answer, seed):
+    assert judged(id, answer, seed).reason == ""
+
+
+WRONG = {
+    "2.1": [
+        (('config["num_key_value_heads"]', 'config["num_attention_heads"]'), "k_proj and v_proj are too wide"),
+        (('config["num_hidden_layers"] * block', "block"), "you count one block"),
+        (("3 * D * F", "2 * D * F"), "you count two"),
+        (("2 * D * Q", "D * Q"), "o_proj is missing"),
+        ((" + 2 * D\n", "\n"), "the norms inside the blocks are missing"),
+        (("block + D + head", "block + head"), "the norm behind the last block is missing"),
+        (("2 * D * Q", "2 * D * D"), "q_proj is D x"),
+        (("V * D +", "2 * (V * D +"), ("+ D + head", "+ D + head)"), "those are bytes"),
+        (('0 if config["tie_word_embeddings"] else D * V', "D * V"), "you count the head beside the embedding"),
+        (('0 if config["tie_word_embeddings"] else D * V', "0"), "the head is missing"),
+        (("return V * D +", "return 7 + V * D +"), "you count 7 too many"),
+    ],
+    "2.2": [
+        (('"weights": 2 * P', '"weights": 4 * P if master else 2 * P'), "the weights are off"),
+        (('"gradients": 2 * P', '"gradients": 0'), "the gradients are missing"),
+        (('"gradients": 2 * P', '"gradients": 4 * P if master else 2 * P'), "the gradients are off"),
+        (("state + 4", "state"), "counts its steps"),
+        (("else 2 * 2 * P", "else 2 * P"), "one moment is missing"),
+        (("else 2 * 2 * P", "else 2 * 4 * P"), "moments have the dtype of what trains"),
+        (("3 * 4 * P if master else ", ""), "the copy is state too"),
+        (("3 * 4 * P", "2 * 4 * P"), "all three are float32"),
+        (("3 * 4 * P", "3 * 2 * P"), "is 6 bytes a number"),
+        (('"optimizer state": state + 4', '"state": state + 4'), "return a dict with the keys"),
+    ],
+    "2.4": [
+        (("sum(each) + (pieces - 1) * max(each)", "pieces * sum(each)"), "nothing overlaps"),
+        (("sum(each) + (pieces - 1) * max(each)", "pieces * max(each)"), "the slowest hop alone"),
+        (("(pieces - 1)", "pieces"), "one piece too many"),
+        ((" + (pieces - 1) * max(each)", ""), "the first piece arrives"),
+        (("sum(each) + (pieces - 1) * max(each)", "size / (sum(speeds) / len(speeds))"), "speeds do not average"),
+        (("sum(each) + (pieces - 1) * max(each)", "size / sum(speeds)"), "speeds add up where ways are side by side"),
+        (("max(each)", "min(each)"), "at the pace of the slowest hop"),
+        (("max(each)", "each[-1]"), "at the pace of the slowest hop"),
+        (("max(each)", "each[0]"), "at the pace of the slowest hop"),
+        (("sum(each) +", "sum(each) + 1 +"), "follow the last piece"),
+        (("size / pieces / speed", "8 * size / pieces / speed"), "bytes a second, not bits"),
+    ],
+    "2.5": [
+        (("2 + 2 + 2 + 2", "2 + 2 + 2"), "the gradients are still missing"),
+        (("2**30", "10**9"), "it is 2**30"),
+        ((" - whole", ""), ("P * (2 + 2 + 2 + 2)", "P * 8 + whole"), "does not come off what that card has"),
+        (("2 + 2 + 2 + 2", "2 + 2 + 2"), ("2**30", "10**9"), "the moments' 4; a card's GiB"),
+        (("-(-held // room)", "held // room"), "rounded down"),
+        (("-(-held // room)", "held / room"), "round up"),
+        (("2 + 2 + 2 + 2", "2 + 2 + 4 + 4"), "12 bytes a parameter"),
+        ((" - whole", ""), "does not come off what that card has"),
+        (("-(-held // room)", "7 - (-held // room)"), "the room left on a card"),
+    ],
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("id", "wrong"), [(id, wrong) for id, cases in WRONG.items() for wrong in cases])
+def test_a_wrong_answer_is_told_why(id, wrong, seed):
+    *changes, reason = wrong
+    found = judged(id, written(id, *changes), seed)
+    assert found.status == NOT_YET
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (5 * 614, "those are tokens in the batch"),
+        (153, "where they pass the weights alone"),
+        (1410, "the line with rematerialized blocks"),
+        (5640, "the line with rematerialized blocks"),
+        (400, "too short"),
+        (900, "too long"),
+    ],
+)
+def test_a_wrong_reading_is_told_why(answer, reason):
+    found = judged("2.3", answer)
+    assert found.status == NOT_YET
+    assert reason in found.reason
+
+
+def test_the_reading_is_where_the_shapes_of_the_step_put_it():
+    config = zoo.config("smollm2-135m")
+    held = 8 * sizes.parameters(config) + 4  # weights, gradients, mu, nu in bfloat16, and the count
+    kept = {length: cost.at_length(length)["saved activations"] for length in (614, 615)}
+    assert kept[614] <= held < kept[615]
+
+
+@pytest.mark.parametrize("id", ["2.1", "2.2", "2.4", "2.5"])
+@pytest.mark.parametrize("answer", ["many", True, float("nan"), [1, 2], {}])
+def test_an_answer_of_another_kind_is_not_yet(id, answer):
+    found = judged(id, lambda *arguments: answer)
+    assert found.status == NOT_YET
+    assert found.reason
