@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lab notebooks check lint slow peers newest
+.PHONY: demo test lab notebooks check lint slow peers newest plan
 
 demo: $(VENV)/ready
 	$(BIN)/python -m lora_jax demo
@@ -52,4 +52,14 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# XLA's compilers for hardware that is not there, in an environment of their own: see docs/memory.md.
+plan: .venv-plan/ready
+	JAX_PLATFORMS=cpu .venv-plan/bin/python -m pytest tests/test_memory_compiler.py tests/test_memory_buffers.py
+
+.venv-plan/ready: requirements.txt requirements-plan.txt pyproject.toml
+	$(PYTHON) -m venv .venv-plan
+	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-plan.txt
+	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@

@@ -25,7 +25,7 @@ HEAVY = {
 BELOW = {
     "errors": set(),
     "weights": {"errors"},
-    "attention": {"errors"},
+    "attention": {"errors", "weights"},
     "cross_entropy": set(),
     "rope": set(),
     "transformer": {"weights", "attention", "cross_entropy", "rope", "errors"},

@@ -492,7 +492,7 @@ for name, (losses, colour) in runs.items():
 assert poem_losses[0] > story_losses[0] > np.log(config.vocab_size)
 axes.axhline(np.log(config.vocab_size), ls=":", color="black", lw=1, label="ln V: knows nothing")
 axes.set(xlabel="step", ylabel="loss (nats a token)", title="One step, two runs")
-axes.legend(frameon=False)
+axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.66))
 plt.show()
 
 # %% [markdown]
