@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from answers import stub, written
 
 from lora_jax.adapters.lora import LoRA
 from lora_jax.errors import InputError
@@ -35,10 +36,6 @@ GUESS = dataclasses.replace(
     solution="guess = 4\n",
 )
 EVERY = registry.every()
-
-
-def stub(*arguments):
-    raise NotImplementedError  # your code here
 
 
 class Unprintable(Exception):
@@ -194,10 +191,16 @@ def test_every_exercise_keeps_the_laws(exercise):
         plain.dumps(to_plain(arguments))  # the grader sends them to another process
         if exercise.is_function:
             # No judge takes just anything, and none fails on what it did not think of.
-            for answer in (None, "", {}, [], -1.5, np.zeros((1, 2, 3))):
+            for answer in (None, "many", "", {}, [], [1, 2], True, float("nan"), -1.5, np.zeros((1, 2, 3))):
                 assert outcome(exercise, lambda *_, answer=answer: answer).status == NOT_YET, answer
     assert exercise.is_function or cases == [()]
     assert outcome(exercise, stub if exercise.is_function else None).status == NOT_ATTEMPTED
+
+
+@pytest.mark.parametrize("exercise", EVERY, ids=lambda exercise: exercise.id)
+@pytest.mark.parametrize("seed", range(12))
+def test_the_solution_is_correct_whatever_the_seed(exercise, seed):
+    assert outcome(exercise, written(exercise.id), seed).status == CORRECT
 
 
 def test_ids_and_names_are_told_apart():

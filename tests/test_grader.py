@@ -138,7 +138,7 @@ def hand_in(folder, answers):
 @pytest.mark.parametrize("namespaces", [True, False])
 def test_a_submission_costs_only_its_own_marks(namespaces, tmp_path, monkeypatch):
     if namespaces and not isolation.has_namespaces():
-        pytest.skip("this machine gives a user no namespaces")
+        pytest.skip("this machine gives a user no namespaces")  # the other parameter runs everywhere
     if not namespaces:
         monkeypatch.setattr(isolation, "has_namespaces", lambda: False)
     answers = {name: source(program(body)) for name, (body, _) in HOSTILE.items()}
@@ -153,6 +153,7 @@ def test_a_submission_costs_only_its_own_marks(namespaces, tmp_path, monkeypatch
     assert [int(row["total"]) for row in table] == [row["total"] for row in rows.values()]
 
 
+# What namespaces shut off can be seen only where Linux gives them.
 @pytest.mark.skipif(not isolation.has_namespaces(), reason="this machine gives a user no namespaces")
 def test_with_namespaces_nothing_outside_can_be_reached(tmp_path, monkeypatch):
     """Right only where the network, the other processes and the files outside are out of reach."""

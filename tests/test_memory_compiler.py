@@ -177,7 +177,7 @@ def plugin_or_skip(target="h100"):
     try:
         compiler._check_plugin(target)
     except InputError as error:
-        pytest.skip(str(error))
+        pytest.skip(str(error))  # the plug-ins are an extra install: `make plan` has them
 
 
 @pytest.fixture(scope="module")

@@ -136,6 +136,7 @@ def test_a_process_that_dies_or_hangs_says_so(tmp_path, monkeypatch):
     assert device._part(tmp_path, "look", {}, "cpu") == {"failed": "no answer in 1 seconds"}
 
 
+# The peak resident set since a moment, which is what this reads, only Linux tells.
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts this for us")
 def test_a_process_does_not_inherit_its_parents_peak():
     held = bytearray(700_000_000)

@@ -7,21 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from lora_jax.exercises.judging import near, number
 from lora_jax.exercises.registry import Exercise
 from lora_jax.memory import formula, planner, zoo
 from lora_jax.memory.ledger import Ledger
 from lora_jax.memory.setup import Setup
-
-
-def _number(answer: Any) -> int | float:
-    """The answer as a number. Raises TypeError for anything else, which the check explains."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise TypeError(f"not a number: {answer!r}")
-    return answer
-
-
-def _near(answer: float, value: float, share: float = 1e-6) -> bool:
-    return abs(answer - value) <= share * abs(value)
 
 
 # 2.1: the parameters of a model, from its config.
@@ -67,7 +57,7 @@ _PARAMETER_MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
 
 def _judge_parameters(arguments: tuple[Any, ...], answer: Any) -> str | None:
     (config,) = arguments
-    answer, right = _number(answer), _parameters(config)
+    answer, right = number(answer), _parameters(config)
     if answer == right:
         return None
     if answer == _parameters(config, other_head=True):
@@ -97,7 +87,7 @@ def _judge_state(arguments: tuple[Any, ...], answer: Any) -> str | None:
     P, master = arguments
     if not isinstance(answer, dict) or set(answer) != set(_ROWS):
         return f"return a dict with the keys {', '.join(map(repr, _ROWS))}, bytes under each."
-    weights, gradients, state = (_number(answer[row]) for row in _ROWS)
+    weights, gradients, state = (number(answer[row]) for row in _ROWS)
     if weights != 2 * P:
         return "the weights are off: 2 bytes each in bfloat16; a float32 copy stands beside them, as optimizer state."
     if gradients == 0:
@@ -131,14 +121,14 @@ def crossing(row: str, remat: bool = False) -> int:
 
 
 def _judge_crossing(arguments: tuple[Any, ...], answer: Any) -> str | None:
-    answer, right = _number(answer), crossing("static")
-    if _near(answer, right, 0.08):
+    answer, right = number(answer), crossing("static")
+    if near(answer, right, 0.08):
         return None
-    if _near(answer, BATCH * right, 0.08):
+    if near(answer, BATCH * right, 0.08):
         return f"those are tokens in the batch: there are {BATCH} sequences, and the axis is the length of one."
-    if _near(answer, crossing("weights"), 0.12):
+    if near(answer, crossing("weights"), 0.12):
         return "that is where they pass the weights alone: the upper level line holds gradients and AdamW too."
-    if any(_near(answer, crossing(row, remat=True), 0.08) for row in ("weights", "static")):
+    if any(near(answer, crossing(row, remat=True), 0.08) for row in ("weights", "static")):
         return "that is the line with rematerialized blocks: read the steeper one, without."
     side = "short" if answer < right else "long"
     return f"too {side}: find where the steeper rising line meets the upper level one."
@@ -153,10 +143,10 @@ def _save_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
 
 def _judge_save(arguments: tuple[Any, ...], answer: Any) -> str | None:
     size, speeds, pieces = arguments
-    answer, whole = _number(answer), [size / speed for speed in speeds]
+    answer, whole = number(answer), [size / speed for speed in speeds]
     first, slowest = sum(whole) / pieces, max(whole) / pieces
     right = first + (pieces - 1) * slowest
-    if _near(answer, right):
+    if near(answer, right):
         return None
     over = f"{len(speeds)} hops, pieces: {pieces}"
     mistakes = (
@@ -170,7 +160,7 @@ def _judge_save(arguments: tuple[Any, ...], answer: Any) -> str | None:
         (right * 8, "eight times too long: the speeds are bytes a second, not bits."),
     )  # fmt: skip
     for wrong, sentence in mistakes:
-        if _near(answer, wrong):
+        if near(answer, wrong):
             return f"({over}) {sentence}"
     return f"({over}) you say {answer:.4g} s: draw a row for each hop, and follow the last piece."
 
@@ -204,12 +194,12 @@ def _card_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
 
 def _judge_cards(arguments: tuple[Any, ...], answer: Any) -> str | None:
     parameters, whole, card_gib = arguments
-    answer, right = _number(answer), _cards(parameters, whole, card_gib, (False, False, False))
+    answer, right = number(answer), _cards(parameters, whole, card_gib, (False, False, False))
     if answer == right:
         return None
     if answer == right - 1:
         return "rounded down: the last card is needed for what is left over."
-    if _near(answer, 8 * parameters / (card_gib * 2**30 - whole)):
+    if near(answer, 8 * parameters / (card_gib * 2**30 - whole)):
         return "cards come whole: round up."
     for missing in product((False, True), repeat=3):
         left_out = _cards(parameters, 0, card_gib, missing) if missing[1] else None

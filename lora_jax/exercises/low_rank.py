@@ -77,7 +77,7 @@ def judge_product(arguments: tuple[Any, ...], answer: Any) -> str | None:
     }
     return (
         wrong_shape("the product", answer, right.shape, "a row for each row of x, a column for each of w.")
-        or named(answer, mistakes)
+        or named(answer, mistakes.items())
         or "the numbers differ from x @ w + (alpha / rank) * (x @ a) @ b."
     )
 
@@ -158,7 +158,7 @@ def judge_gradients(arguments: tuple[Any, ...], answer: Any) -> str | None:
             f"that is the gradient of the whole matrix: the gradient of {name} has {factor} in it.": s * x.T @ dy,
         }
         return (
-            named(found, mistakes)
+            named(found, mistakes.items())
             or wrong_shape(f"the gradient of {name}", found, right.shape, f"the same as {name}.")
             or f"the gradient of {name} is wrong: start from {factor}."
         )
@@ -191,7 +191,7 @@ def judge_merge(arguments: tuple[Any, ...], answer: Any) -> str | None:
     # bfloat16 keeps 8 bits of a number.
     tolerance = 1e-4 if w.dtype != BFLOAT16 else 2.0**-8
     if not is_close(answer, base + alpha / rank * update, tolerance):
-        return named(answer, mistakes) or "the numbers differ from w + (alpha / rank) * a @ b."
+        return named(answer, mistakes.items()) or "the numbers differ from w + (alpha / rank) * a @ b."
     if answer.dtype != w.dtype:
         return f"the merged weight is in {answer.dtype} and w in {w.dtype}: end with .astype(w.dtype)."
     return None

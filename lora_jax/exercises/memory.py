@@ -10,20 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from lora_jax.exercises.judging import near, number
 from lora_jax.exercises.registry import Exercise
 from lora_jax.memory import tables
-
-
-def _number(answer: Any) -> int | float:
-    """The answer as a number. Raises TypeError for anything else, which the check explains."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise TypeError(f"not a number: {answer!r}")
-    return answer
-
-
-def _near(answer: float, value: float, share: float = 1e-6) -> bool:
-    return abs(answer - value) <= share * abs(value)
-
 
 # 4.1: what LoRA puts in place of a gradient and two moments for every weight.
 _ROWS = ("adapters", "gradients", "optimizer state")
@@ -42,7 +31,7 @@ def _judge_rows(arguments: tuple[Any, ...], answer: Any) -> str | None:
     shapes, layers, targets, rank = arguments
     if not isinstance(answer, dict) or set(answer) != set(_ROWS):
         return f"return a dict with the keys {', '.join(map(repr, _ROWS))}, bytes under each."
-    adapters, gradients, state = (_number(answer[row]) for row in _ROWS)
+    adapters, gradients, state = (number(answer[row]) for row in _ROWS)
     picked = [shapes[name] for name in targets]
     n = layers * rank * sum(i + o for i, o in picked)
     each = 4 * layers * rank
@@ -94,7 +83,7 @@ def _block(arguments: tuple[Any, ...], **other: float) -> float:
 
 def _judge_block(arguments: tuple[Any, ...], answer: Any) -> str | None:
     N, D, _, H, _, _, size = arguments
-    answer = _number(answer)
+    answer = number(answer)
     if answer == _block(arguments):
         return None
     mistakes = (
@@ -136,7 +125,7 @@ def _judge_nf4(arguments: tuple[Any, ...], answer: Any) -> str | None:
     rows, columns, double = arguments
     if not isinstance(answer, list | tuple) or len(answer) != 2:
         return "return two numbers: the bytes of the codes, and those of the constants."
-    codes, constants = (_number(part) for part in answer)
+    codes, constants = (number(part) for part in answer)
     if codes == rows * columns:
         return "the codes are twice too large: a code has 4 bits, so that two share a byte."
     if codes != rows * columns // 2:
@@ -165,17 +154,17 @@ _growth = cache(tables.growth)
 
 
 def _judge_drowning(arguments: tuple[Any, ...], answer: Any) -> str | None:
-    answer, table = _number(answer), _growth()
+    answer, table = number(answer), _growth()
     found = table["batch"]
     held = found["totals"]["lora"][0] - found["moving"]["plain"][0]
     right, below = (bisect_left(found["kept"], most) + found["values"][0] for most in (table["saved"], held))
     if abs(answer - right) <= 1.5:
         return None
-    if _near(answer, found["fixed"]["length"] * right, 0.1):
+    if near(answer, found["fixed"]["length"] * right, 0.1):
         return "those are tokens: the axis counts sequences."
     if abs(answer - below) <= 1.5:
         return "that is where they pass what LoRA holds: find where they pass what it saves, the upper level line."
-    if _near(answer, table["saved"] / 1e9, 0.05):
+    if near(answer, table["saved"] / 1e9, 0.05):
         return "those are the GB that LoRA saves, on the upright axis: read the batch below the crossing."
     side = "small" if answer < right else "large"
     return f"too {side} a batch: find where the rising line meets the upper level one, and look straight down."
@@ -205,20 +194,20 @@ def _times_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
 
 def _judge_times(arguments: tuple[Any, ...], answer: Any) -> str | None:
     P, A, kept = arguments
-    answer, right = _number(answer), _times(P, A, kept)
-    if _near(answer, right):
+    answer, right = number(answer), _times(P, A, kept)
+    if near(answer, right):
         return None
-    if _near(answer, 1 / right):
+    if near(answer, 1 / right):
         return "upside down: divide what full fine-tuning needs by what LoRA needs."
     for made in product((False, True), repeat=3):
-        if any(made) and _near(answer, _times(P, A, kept, *made)):
+        if any(made) and near(answer, _times(P, A, kept, *made)):
             return "; ".join(s for s, one in zip(_COMPARISON_MISTAKES, made, strict=True) if one) + "."
     others = {
         (8 * P + kept) / (2 * P + 16 * A): "LoRA's activations are missing: it keeps what full fine-tuning keeps.",
         (8 * P + kept) / (4 * P + 16 * A + kept): "frozen weights have no gradient: 2 bytes each, and not 4.",
     }
     for wrong, sentence in others.items():
-        if _near(answer, wrong):
+        if near(answer, wrong):
             return sentence
     return f"you say {answer:.4g} times: write down what lies in memory for each method, and divide."
 

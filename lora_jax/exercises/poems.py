@@ -9,27 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from lora_jax.exercises.judging import is_close, named, number
 from lora_jax.exercises.registry import Exercise
 
 Case = tuple[Any, ...]
-
-
-def same(found: Any, expected: Any) -> bool:
-    """Whether two arrays agree up to the rounding of float32."""
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    return found.shape == expected.shape and bool(np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max())
-
-
-def number(answer: Any) -> int | float:
-    """The answer itself. Raises TypeError where it is no number, which the check explains."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise TypeError(f"not a number: {answer!r}")
-    return answer
-
-
-def first_match(found: Any, mistakes: list[tuple[Any, str]]) -> str | None:
-    """The message of the first mistake whose result this is."""
-    return next((message for result, message in mistakes if same(found, result)), None)
+TOLERANCE = 1e-5  # rounding of float32
 
 
 # 5.1: sampling.
@@ -56,23 +40,21 @@ def _judge_sampling(arguments: Case, answer: Any) -> str | None:
     keep = logits >= np.sort(logits)[-k]
     likeliest = np.where(keep, logits, -np.inf)
     expected = softmax(likeliest / temperature)
-    if same(found, expected) and not found[~keep].any():
+    if is_close(found, expected, TOLERANCE) and not found[~keep].any():
         return None
     mistakes = [
-        (softmax(likeliest * temperature), "you multiplied the logits by the temperature: divide them by it."),
-        (softmax(likeliest), "the temperature has no effect: divide the logits by it, not the probabilities."),
-        (softmax(logits), "these are the model's plain probabilities: neither the temperature nor k is used."),
-        (
-            softmax(np.where(keep, logits / temperature, 0)),
-            "a logit of 0 forbids no token, since exp(0) is 1: put -inf there.",
-        ),
-        (np.sort(expected)[::-1], "the values are right and in order of size: leave each at its own token's place."),
-    ]
+        ("you multiplied the logits by the temperature: divide them by it.", softmax(likeliest * temperature)),
+        ("the temperature has no effect: divide the logits by it, not the probabilities.", softmax(likeliest)),
+        ("these are the model's plain probabilities: neither the temperature nor k is used.", softmax(logits)),
+        ("a logit of 0 forbids no token, since exp(0) is 1: put -inf there.",
+         softmax(np.where(keep, logits / temperature, 0))),
+        ("the values are right and in order of size: leave each at its own token's place.", np.sort(expected)[::-1]),
+    ]  # fmt: skip
     if abs(found.sum() - 1) > 1e-5:
         return f"your probabilities sum to {found.sum():.3f}: drop tokens first and take the softmax of what is left."
     if (kept := int((found > 0).sum())) not in (k, logits.size):
         return f"{kept} tokens have a chance where k is {k}: keep exactly k."
-    if message := first_match(found, mistakes):
+    if message := named(found, mistakes, TOLERANCE):
         return message
     if kept != k:
         return f"every token has a chance: only the {k} likeliest may be drawn, the rest has probability 0."
@@ -193,18 +175,19 @@ def _judge_mix(arguments: Case, answer: Any) -> str | None:
             "A's go side by side (axis 1), B's one under the other (axis 0)."
         )
     first, second, s1, s2 = one["a"] @ one["b"], other["a"] @ other["b"], one["scaling"], other["scaling"]
-    if same(a @ b, (1 - t) * s1 * first + t * s2 * second):
+    if is_close(a @ b, (1 - t) * s1 * first + t * s2 * second, TOLERANCE):
         return None
     mistakes = [
-        ((1 - t) * first + t * second, "the scalings are missing: each update is scaling * A @ B."),
-        (s1 * first + s2 * second, "that is both updates in full: weigh the first by 1 - t and the second by t."),
-        (first + second, "neither t nor the scalings are used: a @ b should be (1-t) s1 A1 B1 + t s2 A2 B2."),
-        (t * s1 * first + (1 - t) * s2 * second, "the weights are swapped: at t = 0 only the first is left."),
+        ("the scalings are missing: each update is scaling * A @ B.", (1 - t) * first + t * second),
+        ("that is both updates in full: weigh the first by 1 - t and the second by t.", s1 * first + s2 * second),
+        ("neither t nor the scalings are used: a @ b should be (1-t) s1 A1 B1 + t s2 A2 B2.", first + second),
+        ("the weights are swapped: at t = 0 only the first is left.", t * s1 * first + (1 - t) * s2 * second),
     ]
     squared = "A and B are multiplied, so what stands on both is squared: put weights and scalings on one of the two."
     powers = ((2, 1), (1, 2), (2, 2))
-    mistakes += [((1 - t) ** p * s1**q * first + t**p * s2**q * second, squared) for p, q in powers]
-    return first_match(a @ b, mistakes) or "a @ b is not (1-t) s1 A1 B1 + t s2 A2 B2: print both for small shapes."
+    mistakes += [(squared, (1 - t) ** p * s1**q * first + t**p * s2**q * second) for p, q in powers]
+    why = named(a @ b, mistakes, TOLERANCE)
+    return why or "a @ b is not (1-t) s1 A1 B1 + t s2 A2 B2: print both for small shapes."
 
 
 EXERCISES = (

@@ -59,6 +59,7 @@ def answer(files: list[Any], question: dict[str, Any]) -> list[Reply]:
 def run(program: ast.Module, question: dict[str, Any]) -> list[Reply]:
     space: dict[str, Any] = {"__name__": "submission", "__builtins__": builtins, "display": print}
     try:
+        # To run what a learner wrote is what this process is for; `isolation.py` says what it can reach.
         exec(compile(program, "submission", "exec"), space)
         value = space[question["name"]]
     except (Exception, SystemExit) as error:
