@@ -39,7 +39,7 @@ def run(tmp_path, source, name="double", is_function=True):
         "def double(x):\n    return 2 * x\nraise SystemExit\nprint(1 / 0)",
         "# %%\n%matplotlib inline\n!ls\ndef double(x):\n    return 2 * x",
         "# %%\ndef broken(:\n# %%\ndef double(x):\n    return 2 * x",
-        "def double(x):\n    return 2 * x\n    raise NotImplementedError  # your code here",  # the stub's line, left below
+        "def double(x):\n    return 2 * x\n    raise NotImplementedError  # your code here",  # left below
     ],
 )
 def test_an_answer_is_found(source, tmp_path):
