@@ -22,8 +22,8 @@ def cross_entropy(
     head: Callable[[Any, Array], Array],
     w: Any,
     x: Float[Array, "N D"],
-    targets: Int[Array, "N"],
-    weights: Float[Array, "N"],
+    targets: Int[Array, " N"],
+    weights: Float[Array, " N"],
     chunk: int = CHUNK,
 ) -> Float[Array, ""]:
     """The sum over tokens of weight * -log softmax(head(w, x))[target], in float32; `head` makes the logits (P, V).

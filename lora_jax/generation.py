@@ -23,7 +23,7 @@ PROMPT_BUCKET = 32  # prompts are padded to a multiple of this, so that most len
 
 def choose(
     key: PRNGKeyArray, logits: Float[Array, "B V"], temperature: Any, top_k: int | None, top_p: Any
-) -> Int[Array, "B"]:
+) -> Int[Array, " B"]:
     """One token a row: the likeliest at temperature 0, else drawn from softmax(logits / temperature).
 
     `top_k` keeps the k likeliest; `top_p` then keeps the fewest whose probabilities sum to at least p (nucleus

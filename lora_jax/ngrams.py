@@ -29,7 +29,7 @@ def grams(packed: Packed, order: int, vocab_size: int) -> Int[np.ndarray, "M n"]
 
 def probabilities(
     seen: Int[np.ndarray, "M n"], asked: Int[np.ndarray, "A n"], vocab_size: int
-) -> Float[np.ndarray, "A"]:
+) -> Float[np.ndarray, " A"]:
     """The probability of each n-gram's last token behind the others, by interpolated Kneser-Ney smoothing.
 
     `(max(c - d, 0) + d * kinds * lower) / total`: counts c less a discount d, what was discounted spread as the next
@@ -60,7 +60,7 @@ def nats(train: Packed, held_out: Packed, order: int, vocab_size: int) -> float:
     return float(-np.mean(np.log(probabilities(seen, asked, vocab_size))))
 
 
-def _number(rows: Int[np.ndarray, "M n"], base: int) -> Int[np.ndarray, "M"]:
+def _number(rows: Int[np.ndarray, "M n"], base: int) -> Int[np.ndarray, " M"]:
     """Each row as one number, its digits to the base."""
     number = np.zeros(len(rows), np.int64)
     for column in rows.T:
@@ -68,7 +68,7 @@ def _number(rows: Int[np.ndarray, "M n"], base: int) -> Int[np.ndarray, "M"]:
     return number
 
 
-def _look_up(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "_"]:
+def _look_up(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> Float[np.ndarray, " _"]:
     """The value of each wanted key among sorted keys, 0 where it is not there."""
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, values[at], 0).astype(float)

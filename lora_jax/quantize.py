@@ -131,7 +131,7 @@ class NF4(_Quantized):
     def shape(self) -> tuple[int, ...]:
         return (*self.like.shape[:-1], self.codes.shape[-1])
 
-    def dense(self, dtype: Any = None) -> Float[Array, "... in out"]:
+    def dense(self, dtype: Any = None) -> Float[Array, " ... in out"]:
         rows = self.shape[-2]
         codes = jnp.concatenate([self.codes >> 4, self.codes & 15], axis=-2)[..., :rows, :]  # (..., I, O)
         constants = self.constants.dense() if isinstance(self.constants, Constants) else self.constants
@@ -152,7 +152,7 @@ class Int8(_Quantized):
     def shape(self) -> tuple[int, ...]:
         return self.codes.shape
 
-    def dense(self, dtype: Any = None) -> Float[Array, "... in out"]:
+    def dense(self, dtype: Any = None) -> Float[Array, " ... in out"]:
         return (self.codes * (self.scale / 127)[..., None, :]).astype(dtype or self.dtype)
 
 

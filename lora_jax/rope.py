@@ -21,7 +21,7 @@ class RopeScaling:
     original_max_position_embeddings: int
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[Array, "P"]:
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[Array, " P"]:
     """Radians a position for each pair of a head's features: theta^(-2i/C) (arXiv 2104.09864), rescaled for Llama 3.
 
     Llama 3 divides by `factor` where the wavelength is longer than the original context / `low_freq_factor`, leaves

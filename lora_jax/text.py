@@ -17,7 +17,7 @@ from lora_jax.documents import Document
 from lora_jax.errors import InputError
 
 # Ids (n,) and mask (n,), which is 1 where a token is learned. The n of one document binds no other's, hence "_".
-Encoded = tuple[Int32[np.ndarray, "_"], Int32[np.ndarray, "_"]]
+Encoded = tuple[Int32[np.ndarray, " _"], Int32[np.ndarray, " _"]]
 
 
 def encode_document(tokenizer: Any, document: Document) -> Encoded:

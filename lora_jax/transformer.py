@@ -101,7 +101,7 @@ def init_cache(config: Config, batch: int, slots: int, dtype: Any = jnp.float32)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, jnp.zeros((), jnp.int32))
 
 
-def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*b D"]:
+def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*b D"]:
     """`x / rms(x) * scale`, the mean square taken in float32 (arXiv 1910.07467)."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)

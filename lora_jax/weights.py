@@ -53,7 +53,7 @@ class Weight:
     def T(self) -> Any:
         raise TypeError(f"{type(self).__name__} has no transpose: it cannot serve as a tied head")
 
-    def dense(self, dtype: Any = None) -> Float[Array, "... in out"]:
+    def dense(self, dtype: Any = None) -> Float[Array, " ... in out"]:
         """The matrix as a plain array, without any bias."""
         raise TypeError(f"{type(self).__name__} has no dense form")
 
@@ -76,7 +76,7 @@ class Biased(Weight):
     def __rmatmul__(self, x: Float[ArrayLike, "... in"]) -> Float[Array, "... out"]:
         return matmul_f32(x, self.w, self.b.astype(jnp.float32))
 
-    def dense(self, dtype: Any = None) -> Float[Array, "... in out"]:
+    def dense(self, dtype: Any = None) -> Float[Array, " ... in out"]:
         return dense(self.w, dtype)
 
 

@@ -78,6 +78,7 @@ HOSTILE = {
     ),
     "answers_with_a_pipe": ("os.mkfifo('3.2.json'); os._exit(0)", "could not be read"),
     "answers_with_a_link": ("os.symlink('/etc/hostname', '3.2.json'); os._exit(0)", "could not be read"),
+    "answers_with_another_form": ("open('3.2.json', 'w').write('[]'); os._exit(0)", "could not be read"),
     "answers_with_garbage": ("open('3.2.json', 'w').write('[' * 10**6); os._exit(0)", "could not be read"),
 }
 # Bodies that end in the right answer: what they do besides must not matter.
@@ -178,7 +179,7 @@ def test_with_namespaces_nothing_outside_can_be_reached(tmp_path, monkeypatch):
 
 def test_too_much_of_it_is_not_waited_for(tmp_path, monkeypatch):
     """A submission that never ends anywhere is stopped a few times, and then not asked any more."""
-    monkeypatch.setattr("lora_jax.exercises.submissions.RESTARTS", 1)
+    monkeypatch.setattr("lora_jax.exercises.submissions.RESTARTS", 2)
     code = "\n".join(f"def {name}(*_):\n    while True: pass" for name in SOLUTIONS)
     rows, _ = marked(hand_in(tmp_path / "in", {"never": code}), tmp_path, monkeypatch, seconds=1)
     assert [remark.split(": ")[1].split()[0] for remark in rows["never"]["remarks"]] == ["it"] * 2 + ["not"] * 3

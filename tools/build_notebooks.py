@@ -18,6 +18,8 @@ import nbclient
 import nbformat
 from masters import ROOT, built, masters, stale
 
+from lora_jax.files import atomic
+
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> float:
     """Run the notebook in place, in `folder`, in a kernel of its own; the seconds it took."""
@@ -37,9 +39,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> float:
 def save(notebook: nbformat.NotebookNode, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.validate(notebook)
-    beside = path.with_suffix(".tmp")
-    nbformat.write(notebook, beside)
-    beside.replace(path)
+    atomic.write_bytes(path, (nbformat.writes(notebook) + "\n").encode())
 
 
 def write_zip(path: Path) -> None:

@@ -19,9 +19,10 @@ from masters import NOTEBOOKS
 
 def main(names: list[str]) -> int:
     failures = 0
-    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        if names and not path.name.startswith(tuple(names)):
-            continue
+    chosen = [p for p in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if not names or p.name.startswith(tuple(names))]
+    if not chosen:
+        sys.exit(f"no notebook begins with {' or '.join(names)}")
+    for path in chosen:
         expected = nbformat.read(path, as_version=4)
         found = copy.deepcopy(expected)
         seconds = execute(found, path.parent)

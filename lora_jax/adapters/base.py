@@ -91,7 +91,7 @@ class Adapted(Weight):
     def merged(self) -> Any:
         return self.adapter.merge(self.w.merged() if isinstance(self.w, Adapted) else self.w)
 
-    def dense(self, dtype: Any = None) -> Float[Array, "... in out"]:
+    def dense(self, dtype: Any = None) -> Float[Array, " ... in out"]:
         return dense(self.merged(), dtype)
 
 

@@ -280,7 +280,8 @@ EXERCISES = (
         solution='''def cards_needed(P, whole, card_gib):
     """Cards for full fine-tuning of P bfloat16 weights with AdamW: an int, rounded up.
 
-    Weights, gradients and both moments are shared out evenly; `whole` bytes lie on each card of `card_gib` GiB.
+    Weights, gradients and both moments, all bfloat16 and with no master copy, are shared out evenly; `whole` bytes
+    lie on each card of `card_gib` GiB.
     """
     held = P * (2 + 2 + 2 + 2)
     room = card_gib * 2**30 - whole

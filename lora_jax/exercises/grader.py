@@ -80,13 +80,16 @@ def _one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
+def _text(cell: str) -> str:
+    """A cell that no spreadsheet runs as a formula: a name or a remark may be the submission's own words."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
 def _csv(rows: list[dict[str, Any]]) -> str:
     file = io.StringIO()
     writer = tables.writer(file)
     writer.writerow(["submission", *rows[0]["marks"], "total", "remarks"])
     for row in rows:
-        # A spreadsheet would run a name that begins so as a formula.
-        name = f"'{row['name']}" if row["name"].startswith(("=", "+", "-", "@", "\t", "\r")) else row["name"]
         marks = ["" if mark is None else mark for mark in row["marks"].values()]
-        writer.writerow([name, *marks, row["total"], " | ".join(row["remarks"])])
+        writer.writerow([_text(row["name"]), *marks, row["total"], _text(" | ".join(row["remarks"]))])
     return file.getvalue()

@@ -74,13 +74,5 @@ def find(id: str) -> Exercise:
     return found[id]
 
 
-def by_name(name: str) -> Exercise:
-    """The exercise whose function or variable has that name. Raises InputError where there is none."""
-    for exercise in every():
-        if exercise.name == name:
-            return exercise
-    raise InputError(f"no exercise asks for {name!r}")
-
-
 def _numbers() -> str:
     return ", ".join(map(str, TOPICS))

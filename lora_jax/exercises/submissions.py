@@ -81,7 +81,7 @@ def _replies(
     found: list[list[Reply]] = []
     stops = 0
     while len(found) < len(questions):
-        if stops > RESTARTS:
+        if stops >= RESTARTS:
             found.append([{"error": "not asked: the code had stopped or hung on too many others."}])
             continue
         with tempfile.TemporaryDirectory(prefix="marking-", ignore_cleanup_errors=True) as name:
@@ -149,7 +149,7 @@ def _read(path: Path, cases: int) -> list[Reply] | None:
     fields = {"answer", "error", "stub", "wrong"}
     fits = isinstance(found, list) and all(isinstance(r, dict) and r and set(r) <= fields for r in found)
     alone = fits and len(found) == 1 and "answer" not in found[0]  # one that stands for all cases
-    return found if fits and (len(found) == cases or alone) else unreadable
+    return found if fits and (len(found) == cases or alone) else None
 
 
 def _judge(question: Question, replies: list[Reply]) -> Outcome:

@@ -132,8 +132,9 @@ def _run(say: Say, found: Plan, seconds_per_step: float | None, steps: int) -> d
         None if seat.dollars_an_hour is None else planner.run_dollars(seat.dollars_an_hour, seconds_per_step, number)
         for number in (1000, steps)
     ]
+    thousand = "" if steps == 1000 else f"1,000 steps {_dollars(dollars[0])} $; "
     say(
-        f"at {seconds_per_step:g} seconds a step: 1,000 steps {_dollars(dollars[0])} $; {steps:,} steps "
+        f"at {seconds_per_step:g} seconds a step: {thousand}{steps:,} steps "
         f"{hours:,.2f} hours and {_dollars(dollars[1])} $ ({seat.price_date or 'no price stated'})"
     )
     return {"steps": steps, "hours": hours, "dollars_1000_steps": dollars[0], "dollars": dollars[1]}

@@ -62,11 +62,9 @@ def answer(folder: Path, target: str, setup: Setup) -> dict[str, Any]:
     found = jitted.lower(*arguments).compile().memory_analysis()
     seconds = time.perf_counter() - began
     sizes = {name: int(getattr(found, f"{name}_size_in_bytes")) for name in ("argument", "output", "alias", "temp")}
-    sizes["generated code"] = int(found.generated_code_size_in_bytes)
     assignment = buffers.read(folder, PROGRAM)
-    if (
-        target in targets.TPUS
-    ):  # libtpu's number is more than the main memory: 19.8 GB seen where 16.9 GB is all there is
+    # libtpu's number is more than the main memory: 19.8 GB seen where 16.9 GB is all there is.
+    if target in targets.TPUS:
         sizes["temp"] = assignment.temporary
     dims = {
         name: frozenset(leaf.shape for part in (is_weight, None) for leaf in jax.tree.leaves(tree, is_leaf=part))

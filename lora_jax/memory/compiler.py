@@ -27,7 +27,7 @@ from lora_jax.memory.components import UNNAMED
 from lora_jax.memory.ledger import Ledger, ledger
 from lora_jax.memory.setup import Setup
 
-INSTALL = "python -m pip install -r requirements-plan.txt"
+INSTALL = "`make plan` sets up .venv-plan with it (requirements-plan.txt)"
 PACKED = "between buffers"  # the room that buffers of unlike sizes leave between them
 RESULTS = "results"  # what the step hands back beside what it was given: the loss, the norm, a table of addresses
 
@@ -69,7 +69,6 @@ class Plan:
     output: int
     alias: int
     temp: int
-    generated_code: int
     parts: tuple[Part, ...]  # the largest first
     seconds: float  # to lower and compile
 
@@ -124,7 +123,6 @@ def plan(setup: Setup, target: str = "cpu") -> Plan:
         output=sizes["output"],
         alias=sizes["alias"],
         temp=sizes["temp"],
-        generated_code=sizes["generated code"],
         parts=parts,
         seconds=found["seconds"],
     )

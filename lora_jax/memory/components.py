@@ -36,7 +36,7 @@ FUNCTIONS = {
 LINES = {
     r"\bmlp\[": ("workspace", "feed-forward"),
     r"\battn\[": ("workspace", "projections"),
-    r"\bblock\b|\bstream\b|": ("workspace", "stream"),
+    r"": ("workspace", "stream"),  # any other line
 }
 
 

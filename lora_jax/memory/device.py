@@ -200,9 +200,10 @@ def _known(out: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{out} is not a record of measurements: give --out another name") from error
     if before != made_by:
+        names = [name for name in before | made_by if before.get(name) != made_by.get(name)]
+        there, here = (", ".join(f"{name} {made.get(name)}" for name in names) for made in (before, made_by))
         raise InputError(
-            f"{out} is a record of {before.get('device')} with jax {before.get('jax')}, and this is "
-            f"{made_by['device']} with jax {made_by['jax']}: give --out another name, or move that file away"
+            f"{out} is a record of {there}, and this is {here}: give --out another name, or move that file away"
         )
     return rows
 

@@ -19,7 +19,7 @@ from lora_jax.memory.setup import Setup
 from lora_jax.plots import COLOURS, PARTS, TITLES
 
 # The formula follows what XLA plans for an NVIDIA card.
-CARDS = tuple(name for name in hardware.CARDS if not name.startswith("tpu"))
+CARDS = tuple(hardware.NVIDIA)
 RANKS = tuple(2**n for n in range(7))  # 64 is as wide as the narrowest matrix of the smallest model
 LENGTHS = tuple(2**n for n in range(7, 18))
 BATCHES = (1, 64)

@@ -42,7 +42,7 @@ class _Step:
 
     @property
     def adapted(self) -> bool:
-        """Whether the feed-forward carries adapters: its wide arrays are then seen in float32."""
+        """Whether the feed-forward has adapters: its wide arrays are then float32 until they are rounded."""
         return "gate_proj" in self.targets or "up_proj" in self.targets
 
     @property
@@ -62,7 +62,11 @@ class _Step:
 
     @property
     def padded(self) -> int:
-        """Of 8k tokens a product in bfloat16 is taken as it is. Others are padded, and two of the padded sums stay."""
+        """What stays of padding, in bfloat16: other than 8k tokens are padded for cuBLAS.
+
+        Two of the sums, d_h as it comes beside x @ A, wait padded for their slices, with one padded stream. Over NF4
+        the two are products apart.
+        """
         aligned = self.quantized or self.N % 8 == 0
         return 0 if aligned else 2 * self.N * (self.D + self.setup.rank) * F32 + self.N * self.D * self.e
 
@@ -194,7 +198,8 @@ def _backward_feed_forward(s: _Step) -> int:
         terms = 7 - setup.freeze_a - 2 * (setup.rank == 1)
         work += terms * wide * F32 + (3 if s.quantized else 1) * wide * s.e
         work += (1 if setup.freeze_a else 3) * s.N * s.D * F32 + 2 * s.N * s.D * s.e
-        # NF4 codes as they are; plain matrices in float32, since d arrives in float32, but for the one that is through.
+        # NF4 codes as they are; plain matrices in float32 but for the one that is through (of rank 1, XLA's sums take
+        # float32 copies in bfloat16 too; no step with both was among those looked at).
         work += s.matrices // 2 if s.quantized else (s.matrices - s.D * s.F) * F32
     elif s.adapted:
         work += (4 - (setup.rank == 1)) * wide * F32 + (wide * s.e if s.e < F32 else 0) + 3 * s.N * s.D * F32
@@ -240,12 +245,12 @@ def _held(s: _Step) -> int:
     setup, wide, stream = s.setup, s.N * s.F, s.N * s.D
     work = sum(size for role, size in s.again.items() if role not in ("gate", "up", "stream"))
     if setup.attention == "scores" and s.adapted and not s.grouped and s.scores * F32 > 2 * 3 * wide * s.e:
-        return work + 2 * stream * s.e  # the scores weigh so much that the gradients come first
+        return work + 2 * stream * s.e  # gradients first; that twice is the border is fitted, to a handful of steps
     if s.full and setup.remat:  # the gradients themselves, and the slices of attention's matrices
         return work + (3 * s.D * s.F + 4 * s.D * s.Q) * s.e + 4 * stream * s.e
     if s.full:  # d_gate, d_up and the product; d_stream, the layer's d, two normed streams
         return work + 3 * wide * s.e + 4 * stream * s.e
-    if s.adapted and s.rounds:
+    if s.adapted and s.rounds:  # d_gate, d_up and the product; streams; for A of o_proj, `mixed` laid out anew
         work += 0 if setup.freeze_a else s.Q * s.N * s.e
         return work + 3 * wide * s.e + (2 if setup.remat else 3) * stream * s.e + s.padded
     if s.adapted and setup.freeze_a:  # B's gradient needs d alone
@@ -262,8 +267,8 @@ def _backward_attention(s: _Step) -> int:
     """Attention, backward, with what is held for the layer's end.
 
     In blocks: q, d_out and d_q, k and v by blocks (padded), d_k and d_v in float32; of one pair of blocks the weights
-    and d_weights in float32, and rounded, and d_q. By scores: the scores in float32, d_weights and d_scores, beside q,
-    k, v and their gradients (adapters in bfloat16: the weights too, where heads are not grouped).
+    and d_weights in float32, and rounded, and d_q. By scores: the scores in float32, d_weights and d_scores, beside q
+    and k, d_out and v (adapters in bfloat16: the weights too, where heads are not grouped).
     """
     setup, c = s.setup, s.setup.config
     if setup.attention == "scores":
@@ -278,7 +283,11 @@ def _backward_attention(s: _Step) -> int:
 
 
 def _backward_projections(s: _Step) -> int:
-    """q, k and v, backward, where all are adapted: both terms of d_x, three times, in float32; in float32 d too."""
+    """q, k and v, backward, at the end, counted for all three being adapted.
+
+    In bfloat16 both terms of each one's d_x in float32, d_q, d_k, d_v and the normed stream, twice. Else: d_q, d_k,
+    d_v and what they are products of, and of the terms those that are not through.
+    """
     setup = s.setup
     if s.rounds:
         extra = 3 * s.N * setup.rank * F32 + (s.Q + 2 * s.D + 2 * s.KV) * s.N * s.e

@@ -103,11 +103,11 @@ def _plain(value: Any) -> Any:
 
 
 def plan(setup: Setup, *, model: str = "the model", card: str | None = None) -> Plan:
-    """The plan for one step of `setup`, on every card of `hardware.CARDS` or on `card` alone.
+    """The plan for one step of `setup`, on every card of `hardware.NVIDIA` or on `card` alone.
 
     Raises InputError where there is no such card, or the formula cannot count the setup.
     """
-    cards = hardware.CARDS if card is None else {card: hardware.card(card)}
+    cards = hardware.NVIDIA if card is None else {card: hardware.card(card)}
     ledger = formula.predict(setup)
 
     @cache
@@ -210,7 +210,7 @@ def ticket(setup: Setup, method: str, of: str) -> Ticket:
         setup, method=method, master=setup.master and method == "full", freeze_a=setup.freeze_a and method != "full"
     )
     ledger, price = formula.predict(other), hardware.PRICES.get(of)
-    fitting = [(found.usable, name) for name, found in hardware.CARDS.items() if ledger.total <= found.usable]
+    fitting = [(found.usable, name) for name, found in hardware.NVIDIA.items() if ledger.total <= found.usable]
     number = cards_needed(ledger, hardware.card(of).usable)
     return Ticket(
         method=method,
@@ -249,6 +249,9 @@ def _notes(setup: Setup, card: str | None) -> list[str]:
         )
     if setup.dtype == "bfloat16" and card in (None, "t4"):
         notes.append("A T4 has no bfloat16: XLA works in float32 there and needs more than this (--compile --for t4).")
+    if card is not None and card not in hardware.NVIDIA:
+        notes.append("The formula follows XLA's plans for NVIDIA cards; a TPU pads its buffers and needs more.")
+        return notes
     notes.append(
         "JAX takes 75 % of a GPU's memory unless told otherwise: XLA_CLIENT_MEM_FRACTION=0.95 gives it nearly all. "
         "What CUDA itself holds comes off what is called usable here."

@@ -36,7 +36,7 @@ class Setup:
     remat: bool = False
     attention: str = "blocks"
     optimizer: str = "adamw"
-    moments: str | None = None  # the dtype of AdamW's moments; None: what trains has the say
+    moments: str | None = None  # of AdamW's first moment, or momentum's trace; None: of what trains
     master: bool = False  # full fine-tuning in bfloat16 with a float32 copy of the weights in the optimizer's state
 
     def __post_init__(self) -> None:

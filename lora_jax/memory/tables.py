@@ -118,9 +118,7 @@ def fits() -> Table:
         }
         for model in FITTED
     }
-    # The formula follows what XLA plans for an NVIDIA card; a TPU's buffers are padded, and it has a compiler to ask.
-    cards = {name: card for name, card in hardware.CARDS.items() if not name.startswith("tpu")}
-    usable = {card.name: card.usable for card in sorted(cards.values(), key=lambda card: card.usable)}
+    usable = {card.name: card.usable for card in sorted(hardware.NVIDIA.values(), key=lambda card: card.usable)}
     return {"step": _describe(Setup(zoo.config(BIG), **step)), "usable": usable, "models": models}
 
 
