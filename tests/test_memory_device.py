@@ -187,8 +187,8 @@ def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
     record = tmp_path / "record.json"
     record.write_text(json.dumps({"made_by": GPU, "rows": []}))
     assert refusal(lambda: measure(tmp_path)) == (
-        f"{record} is a record of platform gpu, device NVIDIA GeForce RTX 4090, memory 1000000000, and this is platform "
-        "cpu, device a processor, memory None: give --out another name, or move that file away"
+        f"{record} is a record of platform gpu, device NVIDIA GeForce RTX 4090, memory 1000000000, and this is "
+        "platform cpu, device a processor, memory None: give --out another name, or move that file away"
     )
     record.write_text("not a record")
     assert refusal(lambda: measure(tmp_path)) == f"{record} is not a record of measurements: give --out another name"

@@ -112,7 +112,7 @@ for name in ("q_proj", "k_proj", "v_proj"):
 # `block` is a whole layer: attention, then a feed-forward network, each added to the stream. Position enters as an
 # angle by which queries and keys are turned. A model is a loop over its layers, with a norm and the head behind it.
 # The package writes the loop as a `scan`, so that it compiles one layer and not `L` of them; the numbers are the
-# same.
+# same. (`segments` say which tokens belong together, here all of a row; section 2 comes back to them.)
 
 # %%
 angles = jnp.arange(7)[:, None] * rope.rope_frequencies(tiny.head_dim, tiny.rope_theta, None)  # (T, C / 2)
@@ -132,7 +132,8 @@ print(logits.shape)
 #
 # **Predict:** which of the seven input tokens can the logits at position 3 depend on?
 #
-# `jax.jacobian` answers: it says how much each output moves when an input moves.
+# `jax.jacobian` answers: it says how much each output moves when an input moves. (`forward` also takes the stream
+# itself, (B, T, D), in place of tokens.)
 
 # %% tags=["figure"]
 slope = jax.jacobian(lambda x: lj.forward(tiny, params, x)[0])(stream[:1])[:, :, 0]  # (T, V, T, D)
@@ -150,7 +151,7 @@ assert not np.any(np.triu(reach, 1))
 # Only those at its own place and to its left: the upper triangle is empty, exactly zero. So every position can be
 # asked for its next token at once, without one of them seeing the answer. That makes one row of text as many
 # questions as it has tokens. The diagonal is brightest, because the stream carries each token straight up; at random
-# weights attention adds little.
+# weights attention adds less.
 # </details>
 
 # %% [markdown]
@@ -287,7 +288,7 @@ check("1.3", next_token_loss)
 # solution("1.3")
 
 # %% [markdown]
-# The package's `loss` takes the same mean, but never holds the logits of all tokens at once: notebook 04 shows what
+# The package's `loss` takes the same mean, but never holds the logits of all tokens at once: notebook 02 shows what
 # that saves. A function of another library agrees with it. The model has random weights here.
 
 # %%
@@ -302,9 +303,8 @@ print(f"logits {logits.shape}, {logits.nbytes / 1e6:.1f} MB")
 # %% [markdown]
 # ### Exercise 1.4: predict the loss of a model that knows nothing
 #
-# *5 minutes, difficulty 1 of 3.* A number computed before the run is the cheapest test there is. What will the loss
-# of the random model be, in nats a token, before the first step? An expression will do, and need not be right to the
-# last digit.
+# *5 minutes, difficulty 1 of 3.* A number computed before the run is the cheapest test there is. What is the
+# loss, in nats a token, of a model to which all V tokens are equally likely? An expression will do.
 
 # %% tags=["exercise"]
 random_loss = np.log(2048)  # solution
@@ -318,7 +318,7 @@ check("1.4", random_loss)
 # solution("1.4")
 
 # %% [markdown]
-# And now the number itself, on the batch above.
+# Random weights make a model that comes near it. And now its own loss, on the batch above.
 
 # %%
 print(f"ln V is {np.log(config.vocab_size):.2f}; the random model's loss is {lj.loss(config, random, batch):.2f}")
@@ -385,7 +385,8 @@ np.testing.assert_allclose(change, RATE * norm, rtol=1e-3)  # it moved by the ra
 # ## 4. Pre-training: random weights, stories
 #
 # Now the real thing. The loss is the package's, of all parameters, and nothing is frozen. The optimizer is AdamW,
-# which gives every parameter a step of its own size. **There is one `step`, made here, once.**
+# which gives every parameter a step of its own size. The rate grows over the first ten steps (*warm-up*), since the first
+# gradients tell little, and shrinks towards the end (*decay*). **There is one `step`, made here, once.**
 
 # %%
 STEPS = 120
@@ -511,9 +512,9 @@ print(f"all others cost {nats[learned & ~ends].mean():.2f} nats each")
 # %% [markdown]
 # <details><summary>Why</summary>
 #
-# It knows something, and it is wrong here. It never saw a line end, and gives it next to no chance; and the words that
-# it does expect are a story's. To be sure and wrong costs more than to be unsure. It is soon put right, as the curve
-# shows: a few steps tell it that verse has line ends.
+# Away from line ends it does about as well as a model that knows nothing, ln V: what it knows of stories is worth
+# little here. The rest is the line ends: it never saw one, and gives it next to no chance. To be sure and wrong costs
+# more than to be unsure. It is soon put right, as the curve shows: a few steps tell it that verse has line ends.
 # </details>
 
 # %% [markdown]
@@ -529,7 +530,8 @@ for name, model in {"before": teller, "after": poet}.items():
 # %% [markdown]
 # ## 6. What was learned, and what was forgotten
 #
-# Losses of training batches flatter. So take the loss on text that no model here was trained on: poems and stories.
+# So far each loss was one batch of the text being learned, new when it was met. Now take all models on the same
+# held-out text, poems and stories both.
 #
 # **Predict:** the poet never saw a story while it was fine-tuned. What has happened to its loss on stories?
 
@@ -556,8 +558,9 @@ axes.legend(frameon=False, ncols=2, loc="upper center")
 plt.show()
 
 # %% [markdown]
-# Nats are hard to feel. The exponential of the loss is the *perplexity*: between how many equally likely tokens the
-# model hesitates, on average.
+# Nats are hard to feel. The exponential of the loss is the *perplexity*. A model that hesitates between n equally
+# likely tokens has perplexity n; one that is sure and wrong can have more than the vocabulary has tokens, as the first
+# number shows.
 
 # %%
 old, new = table["stories-2.8m"], table["stories-2.8m, on poems"]
@@ -583,7 +586,8 @@ assert new["poems"] < old["poems"] and new["stories"] > old["stories"]
 # - Fine-tuning on poems forgets stories, and its result is a second model as large as the first.
 #
 # Full fine-tuning flies business class: every parameter has a seat with room for its gradient and its optimizer
-# state. Notebook 02 works out the fare. Notebook 03 books the same journey in the sleeper's row.
+# state. Notebook 02 works out the fare. Notebook 03 makes the same journey in the sleeper's row: a row of economy seats
+# to lie down in, booked for a small surcharge.
 
 # %% tags=["timing"]
 print(f"{(time.perf_counter() - began) / 60:.1f} minutes")

@@ -66,7 +66,9 @@ for name, shape in sizes.arrays(config).items():
 # %% [markdown]
 # ### Exercise 2.1: the parameters of a config (15 minutes, difficulty 2 of 3)
 #
-# Write the sum for any Llama-like model. Its config is a dict with the names of Hugging Face's `config.json`. Three
+# Write the sum for any Llama-like model. Its config is a dict with the names of Hugging Face's `config.json`:
+# `vocab_size`, `hidden_size`, `intermediate_size`, `num_hidden_layers`, `num_attention_heads`, `num_key_value_heads`,
+# `head_dim` and `tie_word_embeddings`; all are there, and there are no biases. Three
 # things differ from model to model: the keys and values may have fewer heads than the queries; all heads together need
 # not be as wide as the model; and the head is either the embedding itself (`tie_word_embeddings`) or a matrix of its
 # own, `lm_head`.
@@ -288,7 +290,8 @@ def parts(setup):
 
 # %% [markdown]
 # **Predict:** with sequences of 2,048 tokens, which parts change from one sequence to eight, and which when nothing is
-# rematerialized? Each dotted line of the picture is one more H100 filled to the brim; the hatched part is the estimate.
+# rematerialized? Each dotted line of the picture is as many bytes as one more H100 holds: a measure of size, and not yet a
+# count of cards, since the grey part cannot be shared out over cards, as section 6 says. The hatched part is the estimate.
 
 # %% tags=["figure"]
 card, orange = hardware.card("h100"), COLOURS["full"]
@@ -362,7 +365,7 @@ for name, size in kinds.items():
     print(f"{name:30} one {size / 1e12:5.2f} TB   ten {10 * size / 1e12:5.2f} TB")
 
 # %% [markdown]
-# On its way a checkpoint leaves the card for the host's memory, and the memory for a disk. `hardware.py` holds the
+# On its way a checkpoint leaves the card for the host's memory, and the memory for a disk, or for a network. `hardware.py` holds the
 # speeds, each with its source and date; some were measured by somebody, others are what a specification promises.
 
 # %%
@@ -503,7 +506,8 @@ print("the colleague's H100s:", colleagues_cards(sizes.parameters(big), ledger["
 def cards_needed(P, whole, card_gib):
     """Cards for full fine-tuning of P bfloat16 weights with AdamW: an int, rounded up.
 
-    Weights, gradients and both moments are shared out evenly; `whole` bytes lie on each card of `card_gib` GiB.
+    Weights, gradients and both moments, all bfloat16 and with no master copy, are shared out evenly; `whole` bytes
+    lie on each card of `card_gib` GiB.
     """
     # solution
     held = P * (2 + 2 + 2 + 2)
@@ -536,6 +540,15 @@ for name, price in hardware.PRICES.items():
     fare = f"{number:>4} at ${price.dollars:.2f}: ${fares[name]:.2f} an hour"
     print(f"{one.name:12}{one.usable / 1e9:>6.1f} GB usable{fare}")
 print("prices:", price.source.what, price.source.date)
+
+# %% [markdown]
+# Look back at the picture of section 3. Its grey parts lie whole on each card: how many H100s does each of its bars take?
+
+# %%
+for name, one in bars.items():
+    rows = Ledger(name, tuple(row for row in formula.predict(one) if row.exact))
+    number = planner.cards_needed(rows, card.usable)
+    print(f"{' '.join(name.split()):36}{'no number is enough' if number is None else f'{number} H100s'}")
 
 # %% [markdown]
 # Cards that wait are paid for as well. Suppose the run stops for each save until all that is needed to go on has
@@ -579,4 +592,5 @@ print(f"nothing trains: {number} H100s, at least ${number * hardware.PRICES['h10
 # - Saved activations grow with batch and length, and in a small model soon pass all the rest; rematerializing blocks
 #   trades them for time. Logits need not be there all at once.
 # - The compiler, asked for the real step of the large model, agreed on its arguments to the byte.
-# - A checkpoint's time is that of the slowest hop, nearly always the disk; waiting cards are paid for too.
+# - A checkpoint's time is nearly that of the slowest hop: a disk or a network, not the way off the card. Waiting cards
+#   are paid for too.

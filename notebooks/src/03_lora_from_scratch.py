@@ -193,9 +193,9 @@ plt.show()
 #
 # A gradient step moves a matrix by $x^\top dy$, which has at most as many directions as there are tokens in a batch,
 # and far fewer that many tokens agree on. What they agree on adds up step by step and is what lowers the loss; the
-# rest is mostly the noise of small batches, made large by Adam, which gives every entry a step of about the same
-# size. That is why half of the norm can matter so little. So look for the change among matrices of low rank to begin
-# with, and save the rest.
+# rest is probably mostly the noise of small batches, made large by Adam, which gives every entry a step of about the
+# same size. That is one explanation of what the last cell showed, and is not tested here. So look for the change among
+# matrices of low rank to begin with, and save the rest.
 # </details>
 #
 # ## 3. LoRA
@@ -264,6 +264,8 @@ check("3.3", lora_init)
 # %% [markdown]
 # The package's `lora.init` does so for a whole model, and gives two trees: `adapters`, which train, and `constants`,
 # which do not (the scaling). Both mirror the part of `params` that they belong to.
+#
+# **Predict** how many numbers train: seven matrices a layer, six layers, rank 8.
 
 # %%
 adapters, constants = lj.lora.init(jax.random.key(1), params, rank=8, alpha=16, targets="all-linear")
@@ -271,8 +273,7 @@ print(jax.tree.map(jnp.shape, adapters["layers"]["self_attn"]["q_proj"]))
 print(f"{lj.count(adapters):,} of {lj.count(params):,} parameters train: {lj.count(adapters) / lj.count(params):.1%}")
 
 # %% [markdown]
-# **Predict** the count before you unfold: seven matrices a layer, six layers, rank 8, and each costs
-# $R\,(\text{in} + \text{out})$. The cell asserts it.
+# The count by hand: each matrix costs $R\,(\text{in} + \text{out})$. And with `b` at zero the model is still the base.
 
 # %%
 by_hand = sum(w.shape[0] * 8 * (w.shape[1] + w.shape[2]) for w in blocks.values())
@@ -363,21 +364,27 @@ print(f"LoRA: {poet.evaluations[0][1]:.2f} -> {poet.evaluations[1][1]:.2f} nats 
 
 # %% [markdown]
 # Is the rest of the way a matter of rank? Full fine-tuning also trained the embedding, which LoRA left alone here. Take
-# the fully tuned model without its change to embedding and norms, and compare again.
+# the fully tuned model without its change to embedding and norms, and give it back a piece at a time: the embedding's
+# row for the end of a line, then the whole embedding.
 
 # %%
 matrices_only = {
     **params,
     "layers": {**params["layers"], **{part: tuned.trainable["layers"][part] for part in ("self_attn", "mlp")}},
 }
-print(f"full fine-tuning, the matrices' change alone: {evaluate(matrices_only, None, held_out[0]):.2f} nats a token")
+before, tuned_rows = params["embed_tokens"], tuned.trainable["embed_tokens"]  # (V, D)
+end = tokenizer.encode("\n")[0]
+tables = {"alone": before, "and one row": before.at[end].set(tuned_rows[end]), "and the embedding": tuned_rows}
+for name, rows in tables.items():
+    found = evaluate({**matrices_only, "embed_tokens": rows}, None, held_out[0])
+    print(f"full fine-tuning, the matrices' change {name:18}{found:.2f} nats a token")
 
 # %% [markdown]
 # <details><summary>Why LoRA is ahead now</summary>
 #
-# A story holds no line's end, so the embedding's row for it was never taught, and verse is full of it. Full fine-tuning
-# put that lesson into the embedding, and its matrices rely on it there. LoRA had only the matrices, and found what they
-# can do alone. Which parts to adapt matters as much as the rank.
+# A story holds no line's end, so the embedding's row for it was never taught, and verse is full of it. But that row
+# alone closes only a part of the gap. Full fine-tuning moved embedding and matrices together, and each relies on the
+# other; LoRA had only the matrices, and found what they can do alone.
 # </details>
 #
 # ## 6. The merge
@@ -440,9 +447,9 @@ for size in (1e-1, 1e-2, 1e-3):
 # %% [markdown]
 # <details><summary>What follows</summary>
 #
-# Merge in float32, and round once at the end. Into a bfloat16 model a small update arrives as a few entries that jump
-# to their neighbour and many that do not move at all. Attached, nothing is lost: `x @ w` and the update meet in
-# float32. A small adapter that matters is better left attached, or merged into weights of float32.
+# Even added in float32 and rounded once, as here, a small update arrives in bfloat16 as a few entries that jump to
+# their neighbour and many that do not move at all. Attached, the update is kept as it was trained, and is added to the
+# product in float32. A small adapter that matters is better left attached, or merged into weights of float32.
 # </details>
 #
 # ## What you saw

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # From stories to poems
 #
-# So far the models were small enough to make in a minute. Now a real one: SmolLM2, which writes simple stories,
+# So far the models that we trained had under three million parameters. Now a real one: SmolLM2, which writes simple stories,
 # learns to write verse on your machine. After this notebook you will be able to
 #
 # - sample from a language model, and say what temperature and top-k do;
@@ -143,8 +143,8 @@ plt.show()
 #
 # ## 3. Verse to learn, and two things to measure
 #
-# Lines from old books of poems, cut into sequences. Some are held out. Stories are held out too: nobody trains on
-# them here, they are there to show what is forgotten.
+# Lines from old books of poems, cut into sequences. Some are held out. Stories are held out too, to show what is
+# forgotten. The poet trains on no story; section 8 makes a second adapter that does, on other ones.
 
 # %%
 STEPS, BATCH, LENGTH, HELD_OUT = 24, 4, 128, 16
@@ -225,8 +225,8 @@ print(f"{surcharge:,} bytes, {surcharge / lj.num_bytes(base):.1%} of the model's
 # %% [markdown]
 # ## 5. Tune
 #
-# The same `fit` as ever, inside `tune`, which adds AdamW with a warm-up and a decay. This is the long cell: a minute
-# or a few.
+# The `fit` of notebook 03, inside `tune`, which adds AdamW with a warm-up and a decay, and scales a gradient down whose
+# norm is above 1 (`clip_norm`). This is the long cell: a minute or a few.
 #
 # **Predict,** before you run it: will the loss on *stories* rise, fall, or stay?
 
@@ -487,9 +487,10 @@ for name, seconds in best.items():
 # <details><summary>What to make of it</summary>
 #
 # The merged model has the base's shapes and the base's program, so that a difference between those two is noise, and
-# shows how large noise is on your machine. What the attached model takes beyond that is the price of its thin
-# products. But merging gives the knob away, and every merged model is a whole model to keep: merge to serve one task
-# fast, attach to serve many.
+# shows how large noise is on your machine. If attached and base differ by no more than that, this machine cannot show
+# the price of the thin products: the count above can, the clock cannot. On a small model and a CPU that is usual.
+# Merging gives the knob away, and every merged model is a whole model to keep: merge to serve one task fast, attach to
+# serve many.
 # </details>
 #
 # ## 10. Two adapters are one
@@ -497,7 +498,8 @@ for name, seconds in best.items():
 # Half a poet and half a storyteller: $(1-t)\,s_1 A_1 B_1 + t\,s_2 A_2 B_2$. It is tempting to average the two $A$ and
 # the two $B$. That gives something else, since the product of two sums has cross terms.
 #
-# **Exercise 5.5** (12 minutes, difficulty 3). Find factors of the mix itself. The ranks of the two may differ.
+# **Exercise 5.5** (12 minutes, difficulty 3). Find factors of the mix itself by putting together those that
+# you have: of rank R1 + R2, and without multiplying any A by its B. The ranks of the two may differ.
 
 
 # %% tags=["exercise"]
@@ -526,7 +528,7 @@ mixed = lj.merge(lj.merge(base, *half[0]), *half[1])
 print(f"{opening}{write(mixed)[0]}")
 
 # %% [markdown]
-# Nested or merged, the logits are the same up to rounding.
+# Does a half of each read like a half-poem? Nested or merged, the logits are the same up to rounding.
 
 # %%
 nested_logits = forward(config, both, tokens)
@@ -534,9 +536,9 @@ assert jnp.abs(forward(config, mixed, tokens) - nested_logits).max() < 1e-4 * jn
 print("two adapters in one, and the base still as it was:", fingerprint(base) == untouched)
 
 # %% [markdown]
-# **What you saw.** A few minutes of training taught a real model the form of verse, and cost it some of its stories:
-# measure both. What was learned is a small file beside a large model that nobody touched, so it can be sent, swapped,
-# turned down, mixed and dropped. Merging takes the last cost away, and with it the choice.
+# **What you saw.** A few minutes of training taught a real model much of the form of verse, and cost it some of its
+# stories: measure both. What was learned is a small file beside a large model that nobody touched, so it can be sent,
+# swapped, turned down, mixed and dropped. Merging takes the extra products away, and with them the choice.
 #
 # `make demo` trains longer on the same verse. The poet of this notebook lies in `runs/poet` beside it, and from the
 # project's folder this lets it go on:
