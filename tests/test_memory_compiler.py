@@ -128,15 +128,13 @@ def test_an_unknown_target_is_refused():
 def test_a_missing_plugin_is_one_sentence(monkeypatch):
     monkeypatch.setattr(compiler, "_version", lambda package: None)
     for target in ("h100", "tpu-v5e"):
-        with pytest.raises(
-            InputError, match=rf"^planning for {target} takes .*: python -m pip install -r requirements"
-        ):
+        with pytest.raises(InputError, match=rf"^planning for {target} takes .*: `make plan` sets up .venv-plan"):
             compiler.plan(SETUPS["lora"], target)
 
 
 def test_a_plugin_of_another_version_is_one_sentence(monkeypatch):
     monkeypatch.setattr(compiler, "_version", lambda package: "0.1" if "cuda12" in package else None)
-    with pytest.raises(InputError, match=r"^jax-cuda12-plugin is 0\.1 and jaxlib is .*: python -m pip install"):
+    with pytest.raises(InputError, match=r"^jax-cuda12-plugin is 0\.1 and jaxlib is .*: `make plan` sets up"):
         compiler.plan(SETUPS["lora"], "h100")
 
 
