@@ -14,7 +14,7 @@ from lora_jax import lora, quantize
 from lora_jax.adapters import placement
 from lora_jax.adapters.base import num_bytes
 from lora_jax.errors import InputError
-from lora_jax.memory import activations, formula, ledger, phases, setup, sizes
+from lora_jax.memory import activations, backward, formula, ledger, letters, phases, setup, sizes
 from lora_jax.memory.setup import Setup
 from lora_jax.memory.steps import build, trees
 from lora_jax.transformer import Config, projection_shapes
@@ -187,7 +187,9 @@ def test_scores_grow_with_the_square_of_the_length_and_blocks_do_not(dtype, atte
     assert round(growth, 1) == {"blocks": 1.0, "scores": 2.0}[attention]
 
 
-@pytest.mark.parametrize("module", [formula, sizes, activations, phases, ledger, setup], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [formula, sizes, activations, phases, backward, letters, ledger, setup], ids=lambda m: m.__name__
+)
 def test_no_jax_and_no_trace(module):
     """What runs at import, or later, is the standard library and the formula's own files."""
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
@@ -199,6 +201,7 @@ def test_no_jax_and_no_trace(module):
             own = [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
             found |= {node.module, *own} if own else {alias.name for alias in node.names}
     ours = {name for name in found if name.startswith("lora_jax")}
-    allowed = {f"lora_jax.memory.{name}" for name in ("sizes", "activations", "phases", "ledger", "setup", "formula")}
+    own_files = ("sizes", "activations", "phases", "backward", "letters", "ledger", "setup", "formula")
+    allowed = {f"lora_jax.memory.{name}" for name in own_files}
     assert all(name == "lora_jax.memory" or name.startswith((*allowed, "lora_jax.errors")) for name in ours)
     assert not {name.split(".")[0] for name in found - ours} & {"jax", "jaxlib", "numpy", "optax"}

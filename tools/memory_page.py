@@ -20,6 +20,7 @@ from lora_jax.plots import TITLES
 
 FIGURES, PAGE, TABLES = ROOT / "figures", ROOT / "docs" / "memory.md", RECORDS / "memory.json"
 FORMULA = RECORDS / "memory_error.json"
+EARLIER = RECORDS / "memory_error_earlier.json"  # what an earlier form of it said of steps it was not tuned with
 MISSING = "Not measured yet: there is no record in figures/data.\n"
 Rows = list[dict]
 
@@ -106,23 +107,20 @@ def crossover(table: dict) -> str:
     return textwrap.fill(said, 119) + "\n"
 
 
-UNSEEN = (2, 3)  # the seeds that the formula was not tuned with
+UNSEEN = (4,)  # the seeds that the formula was not tuned with
 LARGE = 250_000_000  # bytes
 FAR = 0.05  # of the plan
 
 
 def errors(rows: Rows) -> str:
-    """Median and worst by seed, of all steps not tuned with, and of the large ones of them; every row, under a fold."""
+    """Median and worst by seed, and of the large ones of those not tuned with; every row, under a fold."""
     if not rows:
         return MISSING
     lines = ["| seed | steps | not compiled | median error | worst |", "|---|---|---|---|---|"]
     groups = {str(seed): [row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})}
     unseen = [row for row in rows if row["seed"] in UNSEEN]
     large = [row for row in unseen if row["plan"] and row["plan"]["total"] > LARGE]
-    many = {
-        f"{' and '.join(map(str, UNSEEN))} together": unseen,
-        f"of these, plans above {LARGE / 1e6:.0f} MB": large,
-    }
+    many = {f"of seed {' and '.join(map(str, UNSEEN))}, plans above {LARGE / 1e6:.0f} MB": large}
     for name, own in (groups | {name: own for name, own in many.items() if own}).items():
         off = [abs(row["error"]) for row in own if row["error"] is not None]
         last = f"{statistics.median(off):.2%} | {max(off):.2%}" if off else "- | -"
@@ -148,6 +146,20 @@ def errors(rows: Rows) -> str:
         "</details>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def earlier() -> str:
+    """What an earlier form of the formula said of the steps it was not tuned with: the price of tuning, in public."""
+    rows = json.loads(EARLIER.read_text())["rows"]
+    said = []
+    for seed in sorted({row["seed"] for row in rows}):
+        off = [abs(row["error"]) for row in rows if row["seed"] == seed]
+        said.append(f"{statistics.median(off):.2%} at the median and {max(off):.1%} at worst off seed {seed}")
+    text = (
+        f"An earlier form, tuned with seeds 0 and 1 alone, was {' and '.join(said)}. Those misses, all in small steps, "
+        "were then tuned with too."
+    )
+    return textwrap.fill(text, 119) + "\n"
 
 
 def error_line(row: dict) -> str:
@@ -238,6 +250,7 @@ def page(table: dict) -> str:
         claims=claims(table["claims"]),
         crossover=crossover(table["growth"]),
         errors=errors(rows),
+        earlier=earlier(),
         cpu=measured(device_records("cpu")),
         gpu=measured(device_records("gpu")),
         litgpt=litgpt(table["litgpt"]),

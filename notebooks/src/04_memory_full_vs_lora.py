@@ -219,9 +219,9 @@ print(f"{'arguments':52}{size(plan.argument):>12}\n{'needed in all':52}{size(pla
 
 # %% [markdown]
 # For NVIDIA cards the formula estimates these workspaces too. How well it does was tried on steps drawn by chance, each
-# compiled for an H100 that was not there; the records are in `figures/data`. Seeds 0 and 1 were in view while the formula
-# was tuned; 2 was drawn before that and seen only afterwards, and 3 was compiled only afterwards. So 2 and 3 show the
-# error to expect. The worst misses are small models, where one array more or less is a large share.
+# compiled for an H100 that was not there; the records are in `figures/data`. Seeds 0 to 3 were in view while the formula
+# was tuned; 4 was drawn before that and compiled only afterwards, so it shows the error to expect. The worst misses are
+# small models, where one array more or less is a large share.
 
 # %%
 data = Path(lj.__file__).parents[1] / "figures" / "data"
