@@ -49,10 +49,9 @@ def _adapted(s: Letters) -> int:
     rounded = 3 * wide * s.e
     extra = s.N * setup.rank * F32  # x @ A comes with x @ W, side by side
     if setup.remat:
-        if s.ragged and not s.quantized:  # padded each by itself, and not rounded together
-            rounded = wide * s.e + (WORKSPACE if wide * F32 < WORKSPACE else 0)
-        else:
-            rounded = wide * s.e + max(2 * wide * s.e, WORKSPACE)
+        rounded = wide * s.e  # padded ones each by itself, and not together
+        if not s.ragged or s.quantized or wide * F32 < 4 * WORKSPACE:
+            rounded += max(2 * wide * s.e, WORKSPACE)
         waiting = stream + query + (0 if setup.freeze_a else 2 * stream + query)
         waiting += 7 * s.N * setup.rank * s.e  # each matrix's x @ A, or d @ B, for the gradient of the other factor
         codes, dense = ((s.matrices - s.D * s.F) // 2, 2 * s.D * s.F * s.e) if s.quantized else (0, 0)
@@ -71,11 +70,14 @@ def _adapted_in_float32(s: Letters) -> int:
         # q, k and v by blocks, and where their gradients will grow.
         return work + ((2 * s.Q + 4 * s.KV - s.D) * s.N * F32 if s.early else 0)
     if s.e < F32:
-        # One term of gate, of up, of d_product; d_gate, d_up, the product (for A's gradient).
-        work = (5 - setup.freeze_a - s.quantized) * wide + (3 if s.quantized else 1) * s.wide * s.e
-        work += (1 if setup.freeze_a else 3) * stream + 2 * s.stream * s.e
-        # NF4 codes as they are; plain matrices in float32 but for the one that is through.
-        return work + (s.matrices // 2 if s.quantized else (s.matrices - matrix) * F32)
+        # gate, up and d_product; d_gate, d_up, the product as they are rounded. NF4 codes as they are; plain matrices in
+        # float32 but for the one that is through.
+        work = 3 * wide + s.wide * s.e + max(2 * s.wide * s.e, WORKSPACE)
+        if not s.quantized:
+            work += wide if s.ragged else 0
+            return work + 4 * s.stream * s.e + (s.matrices - matrix) * F32
+        work += 0 if setup.freeze_a else wide
+        return work + (1 if setup.freeze_a else 3) * stream + 2 * s.stream * s.e + s.matrices // 2
     # gate and up, d_product, d_gate and d_up: terms are summed as they come; the matrix that is at work.
     streams = 6 if not setup.freeze_a else 5 if setup.rank == 1 else 3
     work = 3 * wide + room(2 * wide) + streams * stream
@@ -165,7 +167,9 @@ def _held(s: Letters) -> int:
         return work + _held_in_full(s)
     if s.early:
         return work + stream
-    if s.adapted and s.e < F32 and setup.rank == 1 and not setup.remat and s.merged(F32):
+    if s.adapted and s.e < F32 and setup.rank == 1 and setup.remat:  # the three as they are rounded
+        return work + 3 * s.wide * s.e + 2 * stream
+    if s.adapted and s.e < F32 and setup.rank == 1 and s.merged(F32):
         if s.wide * F32 < WORKSPACE and not s.quantized:
             return work + 2 * s.wide * F32 + 3 * s.stream * F32
         return work + stream + (3 * s.wide * s.e if s.quantized else 0)

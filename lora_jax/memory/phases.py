@@ -16,7 +16,7 @@ from lora_jax.memory import activations, backward, sizes
 from lora_jax.memory.letters import F32, WORKSPACE, Letters, letters, room
 from lora_jax.memory.setup import Setup
 
-PACKING, TINY = 2**19, 32 * 2**20  # bytes: the mean of what was seen in steps whose arrays take no more than TINY
+PACKING, TINY = 2**19, 32 * 2**20  # bytes, in steps whose arrays take no more than TINY
 
 
 def moments(setup: Setup) -> dict[str, int]:
@@ -95,6 +95,8 @@ def _forward_feed_forward(s: Letters) -> int:
     waiting = 0
     if s.adapted or not s.quantized:
         waiting += s.Q * ("q_proj" in s.targets) + s.KV * ("v_proj" in s.targets)
+    if s.quantized and not s.adapted and setup.rank == 1:
+        waiting += (s.Q + s.D) * ("o_proj" in s.targets)
     if not s.adapted and setup.rank > 1:
         waiting += s.D * ("o_proj" in s.targets) + s.KV * ("k_proj" in s.targets and not s.by_scores)
     mask = s.scores * (F32 + 1) if s.by_scores else 0
