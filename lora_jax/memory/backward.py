@@ -70,8 +70,8 @@ def _adapted_in_float32(s: Letters) -> int:
         # q, k and v by blocks, and where their gradients will grow.
         return work + ((2 * s.Q + 4 * s.KV - s.D) * s.N * F32 if s.early else 0)
     if s.e < F32:
-        # gate, up and d_product; d_gate, d_up, the product as they are rounded. NF4 codes as they are; plain matrices in
-        # float32 but for the one that is through.
+        # gate, up and d_product; d_gate, d_up, the product as they are rounded. NF4 codes as they are; plain matrices
+        # in float32 but for the one that is through.
         work = 3 * wide + s.wide * s.e + max(2 * s.wide * s.e, WORKSPACE)
         if not s.quantized:
             work += wide if s.ragged else 0
