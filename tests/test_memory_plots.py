@@ -184,6 +184,19 @@ def test_every_row_of_the_record_is_on_the_page(tool):
     assert tool.errors([]) == tool.measured([]) == tool.MISSING
 
 
+def test_what_the_formula_was_tuned_with_is_told_with_its_misses(tool, monkeypatch, tmp_path):
+    rows = json.loads(tool.TUNED.read_text())["rows"]
+    assert f"In the {len(rows)} further steps" in tool.tuned()
+    assert not {seed for seed, _, _ in rows} & {*tool.UNSEEN, 0, 1, 2, 3}
+    assert "off seed 2" in tool.earlier() and "off seed 3" in tool.earlier()
+
+    total = formula.predict(tool.steps_of_seed(7, 2)[1]).total
+    made_up = {"draws": {"7": 2}, "rows": [[7, 1, round(total / 1.5)]]}
+    monkeypatch.setattr(tool, "TUNED", tmp_path / "tuned.json")
+    tool.TUNED.write_text(json.dumps(made_up))
+    assert "50.00% at the median, by more than 5% in 1, by more than 8% in 1" in " ".join(tool.tuned().split())
+
+
 def test_no_number_of_bytes_is_typed_into_the_page():
     written = re.sub(r"<!-- (\w+): .*?<!-- /\1 -->", "", PAGE, flags=re.S)
     assert len(written) < len(PAGE)
