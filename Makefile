@@ -29,7 +29,8 @@ slow: $(VENV)/ready
 
 # The live comparisons with transformers and peft, in an environment that has them too.
 peers: .venv-peers/ready
-	.venv-peers/bin/python -m pytest tests/test_parity_transformers.py tests/test_peft.py tests/test_huggingface.py tests/test_smollm2.py
+	.venv-peers/bin/python -m pytest tests/test_parity_transformers.py tests/files/test_peft.py \
+		tests/files/test_huggingface.py tests/files/test_smollm2.py
 
 # The unit tests on the newest Python and JAX, where a newer Python is present.
 NEWEST := $(shell tools/newest_python.sh)
@@ -56,7 +57,7 @@ $(VENV)/ready: requirements.txt pyproject.toml
 
 # XLA's compilers for hardware that is not there, in an environment of their own: see docs/memory.md.
 plan: .venv-plan/ready
-	JAX_PLATFORMS=cpu .venv-plan/bin/python -m pytest tests/test_memory_compiler.py tests/test_memory_buffers.py
+	JAX_PLATFORMS=cpu .venv-plan/bin/python -m pytest tests/memory/test_compiler.py tests/memory/test_buffers.py
 
 .venv-plan/ready: requirements.txt requirements-plan.txt pyproject.toml
 	$(PYTHON) -m venv .venv-plan

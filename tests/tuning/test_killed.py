@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("killed_run.py")
 
 def start(checkpoint):
     """The run as a process that is not of this one's group of open files, its lines readable as they come."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(SCRIPT.parents[1]), *sys.path]))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(SCRIPT.parents[2]), *sys.path]))}
     command = [sys.executable, str(SCRIPT), str(checkpoint)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -11,7 +11,7 @@ from lora_jax.text import Batches
 from lora_jax.training import evaluate, make_step
 from lora_jax.tuning import make_job
 
-RECORD = Path(__file__).resolve().parent.parent / "figures" / "data" / "small_model.json"
+RECORD = Path(__file__).resolve().parents[2] / "figures" / "data" / "small_model.json"
 FOLDER = models.BESIDE[pretraining.NAME]
 
 

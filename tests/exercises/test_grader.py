@@ -14,7 +14,7 @@ from lora_jax.exercises import isolation, registry
 from lora_jax.exercises.grader import grade
 from lora_jax.exercises.low_rank import EXERCISES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS = {exercise.name: exercise.solution for exercise in EXERCISES}
 HEAD = "import os, shutil, sys\nimport jax\nimport jax.numpy as jnp\nimport numpy as np\n\n"
 RIGHT = "return x @ w + alpha / a.shape[1] * (x @ a) @ b"

@@ -12,7 +12,7 @@ from lora_jax.files.gguf import load, load_tokenizer
 from lora_jax.transformer import forward
 
 pytestmark = pytest.mark.assets
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")

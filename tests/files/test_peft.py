@@ -20,7 +20,7 @@ from lora_jax.files import huggingface
 from lora_jax.files.peft import load_adapter, save_adapter
 from lora_jax.transformer import forward
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ("plain", "patterns", "rslora", "regex", "embedding", "one_layer")
 OPTIONS = {
     "uniform": {"rank": 5, "alpha": 16.5},

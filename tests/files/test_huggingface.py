@@ -19,7 +19,7 @@ from lora_jax.tokenizer import Tokenizer, byte_level
 from lora_jax.transformer import Config, forward, init
 from lora_jax.weights import Biased
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 QKV = ("q_proj", "k_proj", "v_proj")
 TINY = Config(
     vocab_size=53,
