@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -35,6 +36,7 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = 
     return share * frequencies + (1 - share) * frequencies / s.factor
 
 
+@jax.named_scope("rope")
 def rope(x: Float[Array, "B T N C"], angles: Float[Array, "B T P"]) -> Float[Array, "B T N C"]:
     """Rotate feature i with feature i + C/2 by its angle (Hugging Face's half rotation)."""
     cos, sin = (f(angles)[:, :, None, :].astype(x.dtype) for f in (jnp.cos, jnp.sin))  # (B, T, 1, P)

@@ -49,14 +49,14 @@ class DoesNotFit(InputError):
 
 @dataclass(frozen=True)
 class Part:
-    """One buffer alive at the peak of the temporary memory, named; `source` is the Python it came from."""
+    """One buffer alive at the peak of the temporary memory, named."""
 
-    component: str
-    role: str
-    name: str
-    shape: str
+    component: str  # the row of the ledger
+    role: str  # the innermost scope of the model, or what its shape says
+    name: str  # XLA's
+    shape: str  # "bf16[6,1536,2688]"
     bytes: int
-    source: str
+    source: str  # JAX's path to the operation: "transpose(jvp(loss))/layers/mlp/dot_general"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """What lies in memory at a peak, and what it is called: a program worked by hand, as XLA writes it."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from lora_jax.memory import buffers, components
@@ -30,26 +33,11 @@ allocation 2: size 999, color 1, preallocated-temp:
     elsewhere{}:0-5
 """,
     "after_optimizations.txt": """HloModule jit_step
-FileNames
-1 "/x/attention.py"
-2 "/x/transformer.py"
-
-FunctionNames
-1 "scores"
-2 "hidden_states"
-
-FileLocations
-1 {file_name_id=1 function_name_id=1 line=7}
-2 {file_name_id=2 function_name_id=2 line=9}
-
-StackFrames
-1 {file_location_id=2 parent_frame_id=1}
-2 {file_location_id=1 parent_frame_id=2}
 
 ENTRY %main {
   %held = f32[16]{0} parameter(1), metadata={op_name="trainable[\\'a\\']"}
-  %stack = f32[2,50]{1,0} fusion(%held), metadata={op_name="jit(step)/while/dynamic_update_slice" stack_frame_id=1}
-  %early = f32[64]{0} fusion(%held), metadata={op_name="jit(step)/jvp()/dot" stack_frame_id=2}
+  %stack = f32[2,50]{1,0} fusion(%held), metadata={op_name="jit(step)/jvp(loss)/layers/while/body/dynamic_update_slice"}
+  %early = f32[64]{0} fusion(%held), metadata={op_name="jit(step)/jvp(loss)/layers/while/body/attention/exp"}
   %late = f32[24]{0} copy(%early)
 }
 """,
@@ -68,8 +56,9 @@ def test_the_peak_of_a_program_worked_by_hand(tmp_path):
     assert found.temporary == 752
     assert [(b.name, b.shape, b.bytes) for b in found.peak] == [("stack", "f32[2,50]", 400), ("late", "f32[24]", 96)]
     stack, late = found.peak
-    assert [frame.function for frame in stack.origins[0].frames] == ["hidden_states"]
-    assert [frame.function for frame in late.origins[0].frames] == ["scores", "hidden_states"]  # a copy of `early`
+    assert stack.paths == ("jit(step)/jvp(loss)/layers/while/body/dynamic_update_slice",)
+    assert late.paths == ("jit(step)/jvp(loss)/layers/while/body/attention/exp",)  # a copy of `early`
+    assert components.source(late) == "jvp(loss)/layers/attention/exp"
     assert components.buffer(stack, Shapes(2, frozenset(), frozenset()))[0] == "saved activations"
     assert components.buffer(late, Shapes(2, frozenset(), frozenset())) == ("workspace", "attention")
 
@@ -84,25 +73,62 @@ def test_texts_that_are_missing_are_missed(tmp_path):
         buffers.read(tmp_path, "jit_step")
 
 
-def a_buffer(shape, path="", *frames):
-    origin = buffers.Origin(path, tuple(buffers.Frame(*frame) for frame in frames))
-    return buffers.Buffer("fusion", shape, 1, (origin,) if path else ())
+def test_what_nobody_names_is_known_by_what_has_its_shape(tmp_path):
+    # `late` is now a fill with zeros, and far from it in time `early`, which has a path, is of its shape.
+    program = TEXTS["after_optimizations.txt"].replace("copy(%early)", "broadcast()")
+    assignment = TEXTS["buffer-assignment.txt"].replace("f32[64]", "f32[24]")
+    write(tmp_path, TEXTS | {"after_optimizations.txt": program, "buffer-assignment.txt": assignment})
+    assert buffers.read(tmp_path, "jit_step").peak[1].paths == ("jit(step)/jvp(loss)/layers/while/body/attention/exp",)
+
+
+@pytest.mark.parametrize(
+    ("path", "scope"),
+    [
+        ("jit(step)/jvp(loss)/layers/while/body/closed_call/self_attn/rope/mul", "rope"),
+        ("jit(step)/transpose(jvp(loss))/layers/while/body/checkpoint/rematted_computation/mlp/dot_general", "mlp"),
+        ("jit(step)/jvp(loss)/while/body/closed_call/transpose(jvp(lm_head))/dot_general", "lm_head"),
+        ("jit(step)/transpose(jvp(loss/layers/norm))/mul", "norm"),  # a transformation of several scopes at once
+        ("jit(step)/transpose(jvp(loss))/layers/norm/mul;checkpoint/self_attn/attention/exp", "attention"),  # joined
+        ("jit(norm)/jvp(jit(loss))/add", ""),  # functions that happen to be called so
+        ("jit(step)/mlp_of_another/normal", ""),
+        ("", ""),
+    ],
+)
+def test_the_innermost_scope_of_a_path(path, scope):
+    assert components.scope(path) == scope
+
+
+def test_the_scopes_are_those_of_the_model():
+    package = Path(components.__file__).parents[1]
+    found = [re.findall(r'named_scope\("(\w+)"\)', file.read_text()) for file in package.rglob("*.py")]
+    assert {name for names in found for name in names} == set(components.SCOPES)
+
+
+def a_buffer(shape, *paths):
+    return buffers.Buffer("fusion", shape, 1, paths)
+
+
+FORWARD, BACKWARD = "jit(step)/jvp(loss)/layers/while/body", "jit(step)/transpose(jvp(loss))/layers/while/body"
 
 
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (a_buffer("bf16[3,48,80]", "transpose(jvp())/while"), "gradients: backward"),
-        (a_buffer("bf16[1,48,80]", "transpose(jvp())/while/body/dynamic_slice"), "workspace: copies of weights"),
-        (a_buffer("bf16[80,48]", "jvp()/while/body/transpose"), "workspace: copies of weights"),
-        (a_buffer("f32[112,48]", "transpose(jvp())/while"), "workspace: copies of weights"),  # of what does not train
-        (a_buffer("bf16[48,80]", "jvp()", ("/x/quantize.py", "dense", 1)), "workspace: dequantized weights"),
-        (a_buffer("f32[36,112]", "jvp()", ("/x/cross_entropy.py", "one", 1)), "logits and loss: head and loss"),
-        (a_buffer("f32[7]", "jit(step)", ("/y/optax/transform.py", "update", 1)), "workspace: optimizer"),
+        (a_buffer("bf16[3,48,80]", f"{BACKWARD}/dynamic_update_slice"), "gradients: layers"),
+        (a_buffer("bf16[80,48]", f"{BACKWARD}/mlp/dot_general"), "gradients: mlp"),
+        (a_buffer("bf16[1,48,80]", f"{BACKWARD}/dynamic_slice"), "workspace: copies of weights"),
+        (a_buffer("bf16[80,48]", f"{FORWARD}/transpose"), "workspace: copies of weights"),
+        (a_buffer("f32[112,48]", f"{BACKWARD}/transpose"), "workspace: copies of weights"),  # of what does not train
+        (a_buffer("bf16[48,80]", f"{FORWARD}/mlp/dequantize/mul"), "workspace: dequantize"),
+        (a_buffer("f32[3,96,48]", f"{FORWARD}/dynamic_update_slice"), "saved activations: "),
+        (a_buffer("f32[3,96,48]", f"{FORWARD}/attention/while/body/dynamic_update_slice"), "workspace: attention"),
+        (a_buffer("f32[36,112]", "jit(step)/jvp(loss)/while/body/jvp(lm_head)/dot"), "logits and loss: lm_head"),
+        (a_buffer("f32[36,112]", "jit(step)/jvp()/add", "jit(step)/jvp(loss)/exp"), "logits and loss: loss"),
+        (a_buffer("f32[7]", "jit(step)/optimizer/sqrt"), "workspace: optimizer"),
         (a_buffer("f32[9,9]"), "unnamed: "),
     ],
 )
-def test_a_buffer_is_named_by_its_shape_and_its_maker(found, expected):
+def test_a_buffer_is_named_by_its_shape_and_its_scopes(found, expected):
     shapes = Shapes(L, frozenset({(L, D, F)}), frozenset({(V, D)}))
     assert ": ".join(components.buffer(found, shapes)) == expected
 
