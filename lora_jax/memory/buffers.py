@@ -75,11 +75,10 @@ def read(folder: Path, program: str) -> Assignment:
     Raises FileNotFoundError where XLA wrote no such texts.
     """
     names, paths = _program(_only(folder, program, "after_optimizations.txt"))
-    ranges = RANGE.findall(_only(folder, program, "live-range.txt"))
-    lives = {name: (int(start), int(end)) for name, start, end in ranges}
+    lives = {name: (int(a), int(b)) for name, a, b in RANGE.findall(_only(folder, program, "live-range.txt"))}
     arguments: list[tuple[str, int]] = []
     slots: _Slots = defaultdict(list)
-    temporary, allocation, inside = 0, 0, False
+    temporary, allocation, inside = 0, 0, False  # inside: among the values of temporary memory
     for line in _only(folder, program, "buffer-assignment.txt").splitlines():
         if found := ALLOCATION.match(line):
             allocation += 1
