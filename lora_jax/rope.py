@@ -22,6 +22,7 @@ class RopeScaling:
     original_max_position_embeddings: int
 
 
+@jax.named_scope("rope")
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[Array, " P"]:
     """Radians a position for each pair of a head's features: theta^(-2i/C) (arXiv 2104.09864), rescaled for Llama 3.
 

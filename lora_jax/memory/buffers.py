@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 VALUE = re.compile(r" value: <\d+ (\S+?)(\{[\d,]*\})?(?: \(phi\))? @\d+> \(size=(\d+),offset=(\d+)\): (.*)")
-RANGE = re.compile(r"    (\S+?)(\{[\d,]*\}):(\d+)-(\d+)$", re.MULTILINE)
+RANGE = re.compile(r"^    (\S+\{[\d,]*\}):(\d+)-(\d+)$", re.MULTILINE)
 ALLOCATION = re.compile(r"allocation \d+: size (\d+), (?:.*?\bparameter (\d+), )?(.*)")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = ")
 OPERAND = re.compile(r" (?:[\w-]+)\((?:[^%)]*[ (])?%([\w.-]+)")
@@ -75,11 +75,10 @@ def read(folder: Path, program: str) -> Assignment:
     Raises FileNotFoundError where XLA wrote no such texts.
     """
     names, paths = _program(_only(folder, program, "after_optimizations.txt"))
-    ranges = RANGE.findall(_only(folder, program, "live-range.txt"))
-    lives = {name + index: (int(start), int(end)) for name, index, start, end in ranges}
+    lives = {name: (int(a), int(b)) for name, a, b in RANGE.findall(_only(folder, program, "live-range.txt"))}
     arguments: list[tuple[str, int]] = []
     slots: _Slots = defaultdict(list)
-    temporary, allocation, inside = 0, 0, False
+    temporary, allocation, inside = 0, 0, False  # inside: among the values of temporary memory
     for line in _only(folder, program, "buffer-assignment.txt").splitlines():
         if found := ALLOCATION.match(line):
             allocation += 1
@@ -97,7 +96,7 @@ def read(folder: Path, program: str) -> Assignment:
 
 
 def _only(folder: Path, program: str, ending: str) -> str:
-    found = [path for path in folder.glob(f"*.{program}.*{ending}") if path.name.endswith(ending)]
+    found = list(folder.glob(f"*.{program}.*{ending}"))
     if len(found) != 1:
         raise FileNotFoundError(f"{len(found)} files of {program} end in {ending}")
     return found[0].read_text(encoding="utf-8")

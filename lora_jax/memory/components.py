@@ -16,18 +16,9 @@ from lora_jax.memory.buffers import Buffer
 UNNAMED = "unnamed"
 
 # The scopes of the model and of the step, and the row of what is worked with there. The innermost one is the role.
-SCOPES = {
-    "loss": "logits and loss",
-    "lm_head": "logits and loss",
-    "layers": "workspace",
-    "self_attn": "workspace",
-    "attention": "workspace",
-    "mlp": "workspace",
-    "norm": "workspace",
-    "rope": "workspace",
-    "dequantize": "workspace",
-    "optimizer": "workspace",
-}
+SCOPES = dict.fromkeys(("loss", "lm_head"), "logits and loss") | dict.fromkeys(
+    ("layers", "norm", "self_attn", "rope", "attention", "mlp", "dequantize", "optimizer"), "workspace"
+)
 
 
 @dataclass(frozen=True)
@@ -95,8 +86,5 @@ def buffer(found: Buffer, shapes: Shapes) -> tuple[str, str]:
 
 def _is_like(dims: tuple[int, ...], known: Iterable[tuple[int, ...]], layers: int) -> bool:
     """Whether these are the dims of one of `known`, whole or of one layer, in any order."""
-    for leaf in known:
-        for whole in (leaf, leaf[1:] if leaf[:1] == (layers,) and len(leaf) > 2 else leaf):
-            if len(whole) > 1 and sorted(dims) == sorted(n for n in whole if n != 1):
-                return True
-    return False
+    one_layers = (leaf[1:] for leaf in known if leaf[:1] == (layers,) and len(leaf) > 2)
+    return any(sorted(dims) == sorted(n for n in leaf if n != 1) for leaf in (*known, *one_layers) if len(leaf) > 1)
