@@ -106,13 +106,13 @@ def init(
     """
     if not 0 <= dropout < 1:
         raise InputError(f"dropout must be at least 0 and below 1, not {dropout}")
-    weights, named = placement.matrices(params), {}
+    shapes, named = placement.shapes(params), {}
     for name in placement.select(params, targets):
         # By name, since a tree map sorts the names in `params`: the start must not depend on their order.
         site_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        d_in, d_out = jax.eval_shape(weights[name]).shape
+        d_in, d_out = shapes[name]
         r = lookup(rank_pattern or {}, name, rank)
-        if not 1 <= r <= min(d_in, d_out):
+        if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= min(d_in, d_out):
             raise InputError(f"{name}: rank must be 1 to {min(d_in, d_out)} for a {d_in} x {d_out} matrix, not {r}")
         s = scaling(lookup(alpha_pattern or {}, name, 2 * r if alpha is None else alpha), r, rank_stabilized)
         bound = 1 / math.sqrt(d_in)

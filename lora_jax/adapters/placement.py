@@ -37,16 +37,23 @@ def _stacks(params: Tree) -> Iterator[tuple[tuple[Any, ...], Any, int | None]]:
         first += jax.tree.leaves(run)[0].shape[0]
 
 
-def matrices(params: Tree) -> dict[str, Callable[[], Any]]:
-    """Every matrix by its name; the value, when called, is that layer's weight of (in, out)."""
-    found: dict[str, Callable[[], Any]] = {}
+def _each(params: Tree) -> Iterator[tuple[str, Any, int | None]]:
+    """Each matrix by its name, with the weight that it is a layer of and which one; None where it is not stacked."""
     for path, w, first in _stacks(params):
         if first is None:
-            found[".".join(path)] = partial(_layer, w, None)
-            continue
-        for i in range(w.shape[0]):
-            found[_name(path, first + i)] = partial(_layer, w, i)
-    return found
+            yield ".".join(path), w, None
+        else:
+            yield from ((_name(path, first + i), w, i) for i in range(w.shape[0]))
+
+
+def matrices(params: Tree) -> dict[str, Callable[[], Any]]:
+    """Every matrix by its name; the value, when called, is that layer's weight of (in, out)."""
+    return {name: partial(_layer, w, i) for name, w, i in _each(params)}
+
+
+def shapes(params: Tree) -> dict[str, tuple[int, int]]:
+    """The (in, out) of every matrix by its name."""
+    return {name: tuple(w.shape[-2:]) for name, w, _ in _each(params)}
 
 
 def _layer(w: Any, i: int | None) -> Any:
@@ -68,7 +75,7 @@ def select(params: Tree, targets: str | Sequence[str]) -> list[str]:
     "attention", "mlp", or a regular expression that must match a whole name. Raises InputError when a target matches
     nothing, listing what could have been matched.
     """
-    names = list(matrices(params))
+    names = list(shapes(params))
     if isinstance(targets, str) and targets in SHORTHANDS:
         tests: dict[str, Callable[[str], bool]] = {targets: lambda name: SHORTHANDS[targets] in name}
     elif isinstance(targets, str):
