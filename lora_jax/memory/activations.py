@@ -29,8 +29,11 @@ from lora_jax.errors import InputError
 from lora_jax.memory.setup import Setup
 from lora_jax.transformer import Config
 
-ITEMSIZE = {"float32": 4, "int32": 4, "bfloat16": 2}  # bytes
+ITEMSIZE = {"float32": 4, "int32": 4, "bfloat16": 2, "key<fry>": 8}  # bytes
 LOSS = ("d_x", "d_head", "tokens learned")  # the roles that are the loss's
+# The roles that are the adapters': those on some layers are spread over all of them, and dropout has keys. Not counted
+# here, since they grow with no batch.
+ADAPTERS = ("spread adapters", "dropout's keys")
 
 
 @dataclass(frozen=True)
