@@ -44,12 +44,12 @@ def adapter_loss(config: Config, trainable: Tree, frozen: Tree, batch: Batch, **
 def check(method: str, options: Mapping[str, Any], quantize: str | None = None) -> None:
     """Raise InputError where there is no such method, it has no such option, or it cannot train over such a base."""
     if method == "full":
-        if options:
-            raise InputError(f"full fine-tuning has no {', '.join(options)}: leave it out, or choose an adapter method")
         if quantize:
             raise InputError(
                 "a quantized base is frozen and cannot be trained itself: choose --method lora, or no --quantize"
             )
+        if options:
+            raise InputError(f"full fine-tuning has no {', '.join(options)}: leave it out, or choose an adapter method")
     elif method not in METHODS:
         raise InputError(f"there is no method {method!r}: choose full or {', '.join(METHODS)}")
     elif odd := [name for name in options if name not in (known := option_names(method))]:

@@ -77,6 +77,8 @@ def measure(
         raise InputError(f"there is no device {kind!r}: choose {', '.join(KINDS)}")
     if quantize and method is None:
         raise InputError("--quantize is for one method: say which with --method")
+    if method and not models:
+        raise InputError("--method is for models: say which with --model")
     made_by = look(kind)
     on_cpu = made_by["platform"] == "cpu"
     dtype = dtype or ("float32" if on_cpu else "bfloat16")
@@ -160,7 +162,7 @@ def run(setup: dict[str, Any], platform: str) -> dict[str, Any]:
         result: dict[str, Any] = {"planned": planned, "used": None}
         available = _available() if on_cpu else None
         if available is not None and planned["needed"] > available:  # Linux would end some process or other, not refuse
-            return result | {"failed": f"out of memory: {size(planned['needed'])} planned, {size(available)} available"}
+            return result | {"failed": f"out of memory: {planned['needed']:,} bytes planned, {available:,} available"}
         before = _part(folder, "load", setup, platform) if on_cpu else {"peak": 0}
         after = before if "failed" in before else _part(folder, "run", setup, platform)
         if "failed" in after:

@@ -50,7 +50,7 @@ class View:
 
 def verdict(view: View) -> str:
     """Whether the step fits, with how much room and how large a batch; or how many cards it takes; or who knows."""
-    (fit,) = planner.budget(view.setup, card=view.card).cards
+    (fit,) = planner.card_fits(view.setup, [view.card])
     name = hardware.card(view.card).name
     if fit.verdict == planner.FITS:
         more = f"the largest batch is {fit.largest_batch:,}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -89,11 +89,6 @@ def budget(setup: Setup, *, model: str = "the model", card: str | None = None) -
     """
     cards = hardware.NVIDIA if card is None else {card: hardware.card(card)}
     step, ledger = steps.build(setup), estimate(setup)
-
-    @cache
-    def total(batch: int) -> int:
-        return estimate(dataclasses.replace(setup, batch=batch)).total
-
     stored = checkpoint(step)
     links = dict.fromkeys(found.link for found in cards.values() if found.link is not None)
     return Budget(
@@ -102,7 +97,7 @@ def budget(setup: Setup, *, model: str = "the model", card: str | None = None) -
         parameters=steps.parameters(setup.config),
         trained=count(step.trainable),
         ledger=ledger,
-        cards=tuple(card_fit(name, ledger, total) for name in cards),
+        cards=card_fits(setup, cards),
         checkpoint=stored,
         transfers=transfers(stored, sorted(links)),
         methods=tuple(method_cost(one, card or "h100") for one in ways(setup).values()),
@@ -122,8 +117,17 @@ def verdict(total: int, usable: int) -> str:
     return TOO_CLOSE if total <= usable else DOES_NOT_FIT
 
 
-def card_fit(card: str, ledger: Ledger, total: Callable[[int], int]) -> CardFit:
-    """What a step means on that card; `total(batch)` is the same step's estimate with another batch."""
+def card_fits(setup: Setup, cards: Iterable[str]) -> tuple[CardFit, ...]:
+    """What one step means on each of these cards. Raises InputError where there is no such card."""
+
+    @cache
+    def at(batch: int) -> Ledger:
+        return estimate(dataclasses.replace(setup, batch=batch))
+
+    return tuple(_card_fit(card, at(setup.batch), at) for card in cards)
+
+
+def _card_fit(card: str, ledger: Ledger, at: Callable[[int], Ledger]) -> CardFit:
     found, price = hardware.card(card), hardware.PRICES.get(card)
     number = cards_needed(ledger, certain(found.usable))
     return CardFit(
@@ -132,7 +136,7 @@ def card_fit(card: str, ledger: Ledger, total: Callable[[int], int]) -> CardFit:
         room=found.usable - ledger.total,
         verdict=verdict(ledger.total, found.usable),
         cards=number,
-        largest_batch=largest(lambda batch: verdict(total(batch), found.usable) == FITS),
+        largest_batch=largest(lambda batch: verdict(at(batch).total, found.usable) == FITS),
         least_seconds=None if number is None else least_seconds(ledger, found, number),
         dollars_an_hour=rent(card, number),
         price_date=None if price is None else price.source.date,
