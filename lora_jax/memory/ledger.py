@@ -26,7 +26,7 @@ MOVING = ("batch", "saved activations", "not at once", "logits and loss", "works
 ROWS = (*STATIC, *MOVING)
 
 
-def size(number: int, form: str = ",.1f", binary: bool = False) -> str:
+def size(number: float, form: str = ",.1f", binary: bool = False) -> str:
     """Bytes for a person, from kB to TB: a GB is 1e9 of them; with `binary` from KiB to TiB, a GiB is 2**30."""
     step, units = (1024, ("KiB", "MiB", "GiB", "TiB")) if binary else (1000, ("kB", "MB", "GB", "TB"))
     power = sum(abs(number) >= 0.99995 * step**n for n in (2, 3, 4))  # what would be written as 1,000.0 is 1.0
