@@ -28,14 +28,15 @@ from typing import Any, TypeVar
 
 from lora_jax.errors import InputError
 from lora_jax.files.atomic import write_bytes
-from lora_jax.memory import compiler, formula
+from lora_jax.memory import compiler
+from lora_jax.memory.estimate import estimate
 from lora_jax.memory.setup import Setup
 from lora_jax.transformer import Config
 
 TARGET = "h100"
 DRAWS = {0: 40, 1: 20, 2: 40, 3: 30, 4: 20}  # seed: how many
-# Drawn before the estimate that will take this formula's place is written, and not compiled before that is frozen. Of its
-# steps those whose plan is 1 GB or more are what that estimate is judged by, on each version of JAX that is supported.
+# Drawn before the estimate that will take this formula's place is written, and not compiled before that is frozen. Of
+# its steps those whose plan is 1 GB or more are what that estimate is judged by, on each JAX that is supported.
 NEXT = {5: 180}
 SMALLEST, LARGEST = 1e6, 1e11  # parameters
 T = TypeVar("T")
@@ -58,14 +59,14 @@ def _setup(chance: random.Random) -> Setup:
     moments = _pick(chance, {None: 6, "float32": 2, "bfloat16": 2})
     master = chance.random() < 0.3
     batch, length = round(_between(chance, 1, 16)), _between(chance, 128, 4096)
+    options = {"rank": rank, "targets": targets if isinstance(targets, str) else list(targets)}
     return Setup(
         config,
-        method=method,
+        method="full" if method == "full" else "lora",
+        options={} if method == "full" else options | ({"freeze_a": True} if freeze_a else {}),
+        quantize="nf4" if method == "qlora" else None,
         batch=batch,
         length=round(length / 128) * 128 if chance.random() < 0.7 else round(length),
-        rank=rank,
-        targets=targets if isinstance(targets, str) else list(targets),
-        freeze_a=freeze_a and method != "full",
         double_quantization=double,
         dtype=dtype,
         remat=chance.random() < 0.5,
@@ -124,7 +125,7 @@ def compiled(setup: Setup) -> dict[str, Any]:
 
 def compare(row: dict[str, Any], setup: Setup) -> dict[str, Any]:
     """The row with the formula's ledger, and the error of its total against the plan's."""
-    ledger = formula.predict(setup).as_json()
+    ledger = estimate(setup).as_json()
     error = ledger["total"] / row["plan"]["total"] - 1 if row["plan"] else None
     return row | {"formula": ledger, "error": error}
 

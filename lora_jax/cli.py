@@ -63,6 +63,17 @@ def _parser() -> argparse.ArgumentParser:
         text = "smollm2-135m (fetched once), a .gguf file, a Hugging Face model directory, or a hub id"
         sub.add_argument("--model", default="smollm2-135m", help=text)
 
+    def method(sub: argparse.ArgumentParser, rank: int) -> None:
+        sub.add_argument("--method", default="lora", help="full, or an adapter method: lora")
+        sub.add_argument("--rank", type=int, help=f"rank of the adapters ({rank} where not given)")
+        sub.add_argument(
+            "--targets",
+            type=_targets,
+            help="all-linear, attention, mlp, names with commas between, or a regular expression",
+        )
+        sub.add_argument("--quantize", choices=["nf4", "int8"], help="hold the frozen base in 4 or 8 bits (QLoRA)")
+        sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
+
     def schedule(sub: argparse.ArgumentParser, *, steps: int, batch_size: int, length: int, warmup: int) -> None:
         sub.add_argument(
             "--out", type=Path, required=True, help="folder for the result; a run that was stopped goes on there"
@@ -102,18 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--watch", action="append", default=[], metavar="DATA",
                      help="other data, whose held-out loss is taken before and after: what is forgotten")  # fmt: skip
     schedule(sub, steps=100, batch_size=4, length=128, warmup=0)
-    sub.add_argument("--method", default="lora", help="full, or an adapter method: lora")
-    sub.add_argument("--rank", type=int, help="rank of the adapters (8 where not given)")
+    method(sub, rank=8)
     sub.add_argument(
         "--alpha", type=float, help="scale of the adapters, divided by the rank (twice the rank where not given)"
     )
-    sub.add_argument("--targets", help="all-linear, attention, mlp, names with commas between, or a regular expression")
     sub.add_argument("--dropout", type=float, help="share of the adapters' inputs dropped in training")
     sub.add_argument("--lr", type=float, help="learning rate (1e-3 for adapters, 1e-4 for full, where not given)")
     sub.add_argument("--decay", action="store_true", help="let the learning rate fall on a cosine to a tenth")
     sub.add_argument("--held-out", type=float, default=0.1, help="share of the data kept for evaluation")
-    sub.add_argument("--quantize", choices=["nf4", "int8"], help="hold the frozen base in 4 or 8 bits (QLoRA)")
-    sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the base model")
 
     sub = add("generate", "write on from a prompt", '"Once upon a time" --adapter runs/demo/adapter')
@@ -141,16 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--adapter", type=Path, required=True, help="folder of an adapter in PEFT's format")
     sub.add_argument("--out", type=Path, required=True, help="folder for the merged model")
 
-    sub = add("plan", "what a training step needs, by formula: which cards it fits on, and what it costs",
+    sub = add("plan", "estimate what a training step needs: which cards it fits on, and what it costs",
               "llama3.1-8b --method lora --length 2048 --remat --for h100", "lora_jax.memory.command")  # fmt: skip
     sub.add_argument("model", help="a built-in name (a wrong one lists them all), or a Hugging Face config.json")
-    sub.add_argument("--method", choices=["full", "lora", "qlora"], default="lora", help="what trains")
-    sub.add_argument("--rank", type=_positive, default=16, help="rank of the adapters")
-    sub.add_argument("--targets", default="all-linear", help="all-linear, attention, mlp, or names with commas between")
+    method(sub, rank=16)
     sub.add_argument("--freeze-a", action="store_true", help="train B alone (LoRA-FA)")
-    sub.add_argument("--batch", type=_positive, default=1, help="sequences in a batch")
+    sub.add_argument("--batch-size", type=_positive, default=1, help="sequences in a batch")
     sub.add_argument("--length", type=_positive, default=1024, help="tokens in a sequence")
-    sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
     sub.add_argument("--attention", choices=["blocks", "scores"], default="blocks", help="whole, or block by block")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the base model")
     sub.add_argument("--optimizer", choices=["adamw", "adafactor", "sgd", "momentum"], default="adamw",
@@ -158,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--moments", choices=["float32", "bfloat16"], help="dtype of the moments (else of what trains)")
     sub.add_argument("--master", action="store_true", help="full fine-tuning with a float32 copy of the weights")
     sub.add_argument("--single-quantization", dest="double_quantization", action="store_false",
-                     help="QLoRA with float32 constants, not quantized once more")  # fmt: skip
+                     help="NF4 with float32 constants, not quantized once more")  # fmt: skip
     sub.add_argument("--for", dest="card", metavar="CARD", help="one card only (a wrong one lists them all)")
     sub.add_argument("--compile", action="store_true", help="ask XLA too, for that card, which need not be there")
     sub.add_argument("--seconds-per-step", type=float, help="as you measured it on the card: what a run then costs")
@@ -168,9 +172,9 @@ def _parser() -> argparse.ArgumentParser:
               "--device gpu", "lora_jax.memory.command")  # fmt: skip
     sub.add_argument("--device", dest="device_kind", choices=["auto", "cpu", "gpu"], default="auto", help="where")
     sub.add_argument("--model", action="append", default=[], help="in place of the device's own grid; may be repeated")
-    sub.add_argument("--method", dest="methods", nargs="+", choices=["full", "lora", "qlora"],
-                     default=["full", "lora", "qlora"], help="with --model: by which methods")  # fmt: skip
-    sub.add_argument("--batch", type=_positive, default=1, help="with --model: sequences in a batch")
+    sub.add_argument("--method", help="with --model: full, or an adapter method (else full, lora, and lora over nf4)")
+    sub.add_argument("--quantize", choices=["nf4", "int8"], help="with --method: the frozen base in 4 or 8 bits")
+    sub.add_argument("--batch-size", type=_positive, default=1, help="with --model: sequences in a batch")
     sub.add_argument("--length", type=_positive, default=512, help="with --model: tokens in a sequence")
     sub.add_argument("--remat", action="store_true", help="with --model: rematerialized blocks")
     sub.add_argument("--attention", choices=["blocks", "scores"], default="blocks", help="with --model")
@@ -186,6 +190,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=1, help="of the cases; the notebooks' own checks use 0")
     sub.add_argument("--as-root", action="store_true", help="run submissions as root even where nothing shuts them in")
     return parser
+
+
+def _targets(text: str) -> str | list[str]:
+    """Plain names with commas between are a list; anything else is a shorthand or a regular expression."""
+    names = text.split(",")
+    plain = all(name.replace("_", "").isalnum() for name in names)
+    return names if plain and text not in ("all-linear", "attention", "mlp") else text
 
 
 def _positive(text: str) -> int:

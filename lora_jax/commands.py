@@ -43,7 +43,7 @@ def train(
     dtype: str,
     rank: int | None,
     alpha: float | None,
-    targets: str | None,
+    targets: str | list[str] | None,
     dropout: float | None,
     remat: bool,
     quantize: str | None,
@@ -52,13 +52,10 @@ def train(
     """Train, and write `out`: `adapter/` or `model/`, `run.json`, and the checkpoint that a stopped run resumes."""
     rate = tuning.learning_rate(method) if settings["lr"] is None else settings["lr"]
     _check(rate, settings)
-    options = {"rank": rank, "alpha": alpha, "targets": _targets(targets), "dropout": dropout}
+    options = {"rank": rank, "alpha": alpha, "targets": targets, "dropout": dropout}
     options = {name: value for name, value in options.items() if value is not None}
+    tuning.check(method, options, quantize)
     read = {name: datasets.read(name) for name in (data, *watch)}  # first, so that bad data is refused at once
-    if quantize and method == "full":
-        raise InputError(
-            "a quantized base is frozen and cannot be trained itself: choose --method lora, or no --quantize"
-        )
     config, params = models.load_model(model, jnp.dtype(dtype))
     params = quantization.quantize_layers(params, quantize) if quantize else params
     tokenizer = models.load_tokenizer(model)
@@ -212,14 +209,6 @@ def _check(rate: float, settings: Mapping[str, Any]) -> None:
         raise InputError("--warmup must be 0 or more, and --clip-norm above 0")
     if settings["batch_size"] % settings["accumulate"]:
         raise InputError(f"--accumulate {settings['accumulate']} does not divide --batch-size {settings['batch_size']}")
-
-
-def _targets(targets: str | None) -> str | list[str] | None:
-    """Plain names with commas between are a list; anything else is a shorthand or a regular expression."""
-    if targets is None or targets in ("all-linear", "attention", "mlp"):
-        return targets
-    names = targets.split(",")
-    return names if all(name.replace("_", "").isalnum() for name in names) else targets
 
 
 def _platform() -> str:

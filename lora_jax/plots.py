@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-COLOURS = {"full": "#D55E00", "lora": "#0072B2", "qlora": "#009E73"}
-TITLES = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
+# By the words of the command `train`: a method, and what its base is quantized to.
+COLOURS = {"full": "#D55E00", "lora": "#0072B2", "lora nf4": "#009E73"}
+TITLES = {"full": "full fine-tuning", "lora": "LoRA", "lora nf4": "QLoRA"}
 PARTS = {"weights": 1.0, "adapters": 0.8, "gradients": 0.55, "optimizer state": 0.3}  # how strongly each is coloured
 
 

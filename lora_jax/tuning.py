@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,13 +32,33 @@ class Job:
     frozen: Tree
 
 
-def full_loss(config: Config, remat: bool, trainable: Params, frozen: Tree, batch: Batch) -> Any:
-    return transformer.loss(config, trainable, batch, remat=remat)
+def full_loss(config: Config, trainable: Params, frozen: Tree, batch: Batch, **options: Any) -> Any:
+    return transformer.loss(config, trainable, batch, **options)
 
 
-def adapter_loss(config: Config, remat: bool, trainable: Tree, frozen: Tree, batch: Batch) -> Any:
+def adapter_loss(config: Config, trainable: Tree, frozen: Tree, batch: Batch, **options: Any) -> Any:
     params, constants = frozen  # arguments, not closures: nothing is baked into the program
-    return transformer.loss(config, attach(params, trainable, constants, batch.get("key")), batch, remat=remat)
+    return transformer.loss(config, attach(params, trainable, constants, batch.get("key")), batch, **options)
+
+
+def check(method: str, options: Mapping[str, Any], quantize: str | None = None) -> None:
+    """Raise InputError where there is no such method, it has no such option, or it cannot train over such a base."""
+    if method == "full":
+        if quantize:
+            raise InputError(
+                "a quantized base is frozen and cannot be trained itself: choose --method lora, or no --quantize"
+            )
+        if options:
+            raise InputError(f"full fine-tuning has no {', '.join(options)}: leave it out, or choose an adapter method")
+    elif method not in METHODS:
+        raise InputError(f"there is no method {method!r}: choose full or {', '.join(METHODS)}")
+    elif odd := [name for name in options if name not in (known := option_names(method))]:
+        raise InputError(f"{method} has no {', '.join(odd)}: it has {', '.join(known)}")
+
+
+def option_names(method: str) -> tuple[str, ...]:
+    """What `init` of an adapter method takes beside the key and the weights."""
+    return tuple(inspect.signature(METHODS[method].init).parameters)[2:]
 
 
 def make_job(
@@ -47,17 +68,16 @@ def make_job(
     *,
     key: Any,
     remat: bool = False,
+    attention: str = "auto",
     options: Mapping[str, Any] | None = None,
 ) -> Job:
     """The job of one method: "full", or a row of the registry with its `options` (rank, alpha, targets, ...)."""
+    options = options or {}
+    check(method, options)
     if method == "full":
-        if options:
-            raise InputError(f"full fine-tuning has no {', '.join(options)}: leave it out, or choose an adapter method")
-        return Job(partial(full_loss, config, remat), params, None)
-    if method not in METHODS:
-        raise InputError(f"there is no method {method!r}: choose full or {', '.join(METHODS)}")
-    adapters, constants = METHODS[method].init(key, params, **(options or {}))
-    return Job(partial(adapter_loss, config, remat), adapters, (params, constants))
+        return Job(partial(full_loss, config, remat=remat, attention=attention), params, None)
+    adapters, constants = METHODS[method].init(key, params, **options)
+    return Job(partial(adapter_loss, config, remat=remat, attention=attention), adapters, (params, constants))
 
 
 def learning_rate(method: str) -> float:

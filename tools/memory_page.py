@@ -1,6 +1,6 @@
-"""Writes figures/data/memory.json from the formula, and from the records the figures and numbers of docs/memory.md.
+"""Writes figures/data/memory.json from the estimate, and from the records the figures and numbers of docs/memory.md.
 
-`python tools/memory_page.py` after a change of the formula or a new record; `--check` says what is stale and compares.
+`python tools/memory_page.py` after a change of the estimate or a new record; `--check` says what is stale and compares.
 What a compiler planned is in figures/data/memory_error.json (benchmarks/memory_error.py); what devices used is in
 figures/data/memory_DEVICE.json (`python -m lora_jax measure`). Where there is no record, the page says so.
 """
@@ -11,14 +11,19 @@ import sys
 import textwrap
 from pathlib import Path
 
+import memory_figures as plots
+import memory_tables as tables
 from PIL import Image
 from readme import RECORDS, ROOT, put
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from memory_error import draw as steps_of_seed
 
-from lora_jax.memory import formula, plots, sizes, tables
+from lora_jax.memory import device
 from lora_jax.memory.compile_step import setup_from_json
+from lora_jax.memory.estimate import estimate
+from lora_jax.memory.ledger import size
+from lora_jax.memory.steps import parameters
 from lora_jax.plots import TITLES
 
 FIGURES, PAGE, TABLES = ROOT / "figures", ROOT / "docs" / "memory.md", RECORDS / "memory.json"
@@ -42,7 +47,7 @@ def device_records(platform: str) -> Rows:
 
 def outdated(rows: Rows) -> bool:
     """Whether a row was written by another formula than the present one."""
-    return any(row["formula"]["total"] != formula.predict(setup_from_json(row["setup"])).total for row in rows)
+    return any(row["formula"]["total"] != estimate(setup_from_json(row["setup"])).total for row in rows)
 
 
 def error_table() -> dict:
@@ -54,7 +59,7 @@ def error_table() -> dict:
         return [
             {
                 "group": row["model"] if alone else f"{one['made_by']['device']}, {row['model']}",
-                "method": row["setup"]["method"],
+                "method": device.way(row["setup"]),
                 "bytes": row["used"],
                 "error": row["error"],
             }
@@ -66,7 +71,7 @@ def error_table() -> dict:
     planned = [
         {
             "group": f"seed {row['seed']}",
-            "method": row["setup"]["method"],
+            "method": device.way(row["setup"]),
             "bytes": row["plan"]["total"],
             "error": row["error"],
         }
@@ -83,17 +88,18 @@ def claims(table: dict) -> str:
         "| what | where it is said | by the formula |",
         "|---|---|---|",
         f"| `100b`: {table['100b_parameters']:,} parameters in bfloat16 | two bytes each | {weights:,} bytes: "
-        f"{weights / 1e9:.0f} GB, {weights / 2**30:.2f} GiB; ten checkpoints {10 * weights / 1e12:.1f} TB |",
-        f"| GPT-3 175B in 16 bits | 350 GB (LoRA, arXiv 2106.09685, 4.2) | {175e9 * 2 / 1e9:.0f} GB for 175 billion; "
-        f"`gpt3-175b` has the shape's {table['gpt3_parameters']:,}: {said / 1e9:.1f} GB |",
+        f"{size(weights)}, {size(weights, '.2f', True)}; ten checkpoints {size(10 * weights)} |",
+        f"| GPT-3 175B in 16 bits | 350 GB (LoRA, arXiv 2106.09685, 4.2) | {size(2 * 175 * 10**9)} for 175 billion; "
+        f"`gpt3-175b` has the shape's {table['gpt3_parameters']:,}: {size(said)} |",
         f"| its LoRA, rank 4 on q and v, in 16 bits | 35 MB (the same) | {table['gpt3_lora']:,} parameters: "
-        f"{lora / 1e6:.1f} MB, {lora / 2**20:.1f} MiB |",
+        f"{size(lora)}, {size(lora, binary=True)} |",
         f"| Llama-3.1-8B, LoRA of rank 16 on seven matrices a layer | PEFT's count | {table['llama_lora']:,} of "
         f"{table['llama_parameters']:,} parameters |",
         f"| NF4, bits a weight | 4.5, and 4.127 with double quantization (QLoRA, arXiv 2305.14314) | "
         f"{bits['single']:g} and {bits['double']:.3f}, on {table['nf4_matrix']:,} x {table['nf4_matrix']:,} |",
         f"| Llama-3.1-8B with NF4 layers | embeddings, head and norms stay in 16 bits | "
-        f"{table['llama_nf4'] / 1e9:.2f} GB, where 4 bits a weight would be {table['llama_parameters'] / 2e9:.2f} GB |",
+        f"{size(table['llama_nf4'], '.2f')}, where 4 bits a weight would be "
+        f"{size(table['llama_parameters'] // 2, '.2f')} |",
     ]
     return "\n".join(lines) + "\n"
 
@@ -102,8 +108,8 @@ def crossover(table: dict) -> str:
     batch, length = (table[name]["crossover"] for name in ("batch", "length"))
     (tokens,) = table["batch"]["fixed"].values()
     said = (
-        f"For {table['model']} in {table['step']['dtype']} LoRA of rank {table['step']['rank']} saves "
-        f"{plots.amount(table['saved'])} of gradients and optimizer state. From a batch of {batch['plain']['at']} "
+        f"For {table['model']} in {table['step']['dtype']} LoRA of rank {table['step']['options']['rank']} saves "
+        f"{size(table['saved'])} of gradients and optimizer state. From a batch of {batch['plain']['at']} "
         f"sequences of {tokens:,} tokens on, or one sequence of {length['plain']['at']:,} tokens, what the batch "
         f"brings is more than that. With rematerialized blocks it takes {batch['rematerialized']['at']} sequences, or "
         f"{length['rematerialized']['at']:,} tokens."
@@ -132,7 +138,7 @@ def errors(rows: Rows) -> str:
     far = [row for row in unseen if row["plan"] and abs(row["error"]) > FAR]
     if far:
         plans = max(row["plan"]["total"] for row in far) / 1e6
-        models = max(sizes.parameters(setup_from_json(row["setup"]).config) for row in far) / 1e6
+        models = max(parameters(setup_from_json(row["setup"]).config) for row in far) / 1e6
         count = "1 is" if len(far) == 1 else f"{len(far)} are"
         said = (
             f"Of those not tuned with, {count} more than {FAR:.0%} off. The largest plan among them is {plans:,.0f} MB "
@@ -171,7 +177,7 @@ def tuned() -> str:
     """How far off the formula still is in the further steps it was tuned with: what small steps can miss by."""
     record = json.loads(TUNED.read_text())
     drawn = {seed: steps_of_seed(int(seed), count) for seed, count in record["draws"].items()}
-    off = [(abs(formula.predict(drawn[str(seed)][i]).total / plan - 1), plan) for seed, i, plan in record["rows"]]
+    off = [(abs(estimate(drawn[str(seed)][i]).total / plan - 1), plan) for seed, i, plan in record["rows"]]
     middle, worst = statistics.median(error for error, _ in off), max(error for error, _ in off)
     far, wide = ([plan for error, plan in off if error > limit] for limit in (FAR, MISS))
     text = (
@@ -185,27 +191,24 @@ def tuned() -> str:
 
 def error_line(row: dict) -> str:
     setup = setup_from_json(row["setup"])
-    targets = setup.targets if isinstance(setup.targets, str) else " ".join(setup.targets)
-    adapter = "" if setup.method == "full" else f"rank {setup.rank} on {targets}"
     said = [
         f"{setup.batch} x {setup.length} tokens",
         setup.dtype,
-        adapter,
-        "A frozen" if setup.freeze_a else "",
-        "float32 constants" if setup.method == "qlora" and not setup.double_quantization else "",
+        setup.said,
+        "float32 constants" if setup.quantize == "nf4" and not setup.double_quantization else "",
         f"attention {setup.attention}",
         "rematerialized" if setup.remat else "",
         setup.optimizer,
         f"{setup.moments} moments" if setup.moments else "",
         "float32 master" if setup.master else "",
     ]
-    size = f"{sizes.parameters(setup.config) / 1e6:,.1f}M"
+    count = f"{parameters(setup.config) / 1e6:,.1f}M"
     mine = f"{row['formula']['total'] / 1e6:,.1f}"
     if row["plan"] is None:
         end = f"not compiled: {row['why']} | {mine} | -"
     else:
         end = f"{row['plan']['total'] / 1e6:,.1f} | {mine} | {row['error']:+.2%}"
-    return f"| {row['seed']}, {row['index']} | {size} | {setup.method} | {', '.join(filter(None, said))} | {end} |"
+    return f"| {row['seed']}, {row['index']} | {count} | {setup.name} | {', '.join(filter(None, said))} | {end} |"
 
 
 def measured(records: Rows) -> str:
@@ -227,13 +230,14 @@ def measured(records: Rows) -> str:
         ]
         for row in one["rows"]:
             setup = row["setup"]
+            way = device.way(setup)
             options = [setup["dtype"], f"attention {setup['attention']}", "rematerialized" if setup["remat"] else ""]
             planned = f"{row['planned']['needed'] / 1e9:.3f}" if row.get("planned") else "-"
             used = (
                 f"{row['used'] / 1e9:.3f} | {row['error']:+.2%}" if row["used"] is not None else f"{row['failed']} | -"
             )
             lines.append(
-                f"| {row['model']} | {TITLES[setup['method']]} | {setup['batch']} x {setup['length']} "
+                f"| {row['model']} | {TITLES.get(way, way)} | {setup['batch']} x {setup['length']} "
                 f"| {', '.join(filter(None, options))} | {planned} | {used} |"
             )
         lines.append("")
@@ -243,16 +247,16 @@ def measured(records: Rows) -> str:
 def litgpt(table: dict) -> str:
     step, said = table["step"], table["published"]
     ours = {batch: found["total"] for batch, found in table["ours"].items()}
-    how = f"LoRA of rank {step['rank']} on q and v, {step['dtype']}"
+    how = f"LoRA of rank {step['options']['rank']} on q and v, {step['dtype']}"
     lines = [
         f"{step['model']}, {how}, {step['length']:,} tokens a sequence:",
         "",
         "| | litgpt, GB | the formula, GB | error |",
         "|---|---|---|---|",
     ]
-    for batch, size in said.items():
-        error = ours[batch] / size - 1
-        lines.append(f"| batch of {batch} | {size / 1e9:.2f} | {ours[batch] / 1e9:.2f} | {error:+.1%} |")
+    for batch, peak in said.items():
+        error = ours[batch] / peak - 1
+        lines.append(f"| batch of {batch} | {peak / 1e9:.2f} | {ours[batch] / 1e9:.2f} | {error:+.1%} |")
     for part, name in (("intercept", "no sequence (intercept)"), ("slope", "each sequence (slope)")):
         theirs, mine = (table["lines"][whose][part] / 1e9 for whose in ("published", "ours"))
         lines.append(f"| {name} | {theirs:.2f} | {mine:.2f} | {table['errors'][part]:+.1%} |")

@@ -117,7 +117,7 @@ class ByLayer:
 
         def scatter(part: Any, layers: tuple[int, ...]) -> Any:
             at = jnp.asarray(layers)
-            return jax.tree.map(lambda whole, leaf: whole.at[at].set(leaf), part.neutral(w), part)
+            return jax.tree.map(lambda whole, leaf: whole.at[at].set(leaf, unique_indices=True), part.neutral(w), part)
 
         return [scatter(*pair) for pair in zip(self.parts, self.layers, strict=True)]
 

@@ -10,10 +10,12 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.adapters import placement
@@ -106,21 +108,27 @@ def init(
     """
     if not 0 <= dropout < 1:
         raise InputError(f"dropout must be at least 0 and below 1, not {dropout}")
-    weights, named = placement.matrices(params), {}
+    shapes, ranks, scalings = placement.shapes(params), {}, {}
     for name in placement.select(params, targets):
-        # By name, since a tree map sorts the names in `params`: the start must not depend on their order.
-        site_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        d_in, d_out = jax.eval_shape(weights[name]).shape
+        d_in, d_out = shapes[name]
         r = lookup(rank_pattern or {}, name, rank)
-        if not 1 <= r <= min(d_in, d_out):
+        if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= min(d_in, d_out):
             raise InputError(f"{name}: rank must be 1 to {min(d_in, d_out)} for a {d_in} x {d_out} matrix, not {r}")
-        s = scaling(lookup(alpha_pattern or {}, name, 2 * r if alpha is None else alpha), r, rank_stabilized)
+        own_alpha = lookup(alpha_pattern or {}, name, 2 * r if alpha is None else alpha)
+        ranks[name], scalings[name] = r, scaling(own_alpha, r, rank_stabilized)
+
+    def make(names: list[str]) -> LoRA:
+        (d_in, d_out), r, n = shapes[names[0]], ranks[names[0]], len(names)
         bound = 1 / math.sqrt(d_in)
-        named[name] = LoRA(
-            a=jax.random.uniform(site_key, (d_in, r), dtype, -bound, bound),
-            b=jnp.zeros((r, d_out), dtype),
-            scaling=jnp.asarray(s, jnp.float32),
-            dropout=jnp.asarray(dropout, jnp.float32) if dropout else None,
+        # By name, since a tree map sorts the names in `params`: the start must not depend on their order.
+        numbers = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
+        return LoRA(
+            a=jax.vmap(lambda key: jax.random.uniform(key, (d_in, r), dtype, -bound, bound))(keys),
+            b=jnp.zeros((n, r, d_out), dtype),
+            scaling=jnp.asarray([scalings[name] for name in names], jnp.float32),
+            dropout=jnp.full((n,), dropout, jnp.float32) if dropout else None,
         )
+
     trains = {"b"} if freeze_a else {"a", "b"}
-    return partition(placement.stack(params, named), lambda field: field in trains)
+    return partition(placement.build(params, ranks, make), lambda field: field in trains)

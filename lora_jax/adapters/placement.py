@@ -1,13 +1,14 @@
 """Names for the matrices of a model, and adapters given by name as a tree that mirrors it.
 
 A name is one matrix of one layer: "layers.3.self_attn.q_proj"; or "embed_tokens", "lm_head". Methods make and files
-hold one adapter a name; `stack` turns them into the stacked tree that `attach` takes, `unstack` back.
+hold one adapter a name, or make those of a matrix's layers at once; `stack` and `build` turn them into the stacked tree
+that `attach` takes, `unstack` back.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,16 +38,23 @@ def _stacks(params: Tree) -> Iterator[tuple[tuple[Any, ...], Any, int | None]]:
         first += jax.tree.leaves(run)[0].shape[0]
 
 
-def matrices(params: Tree) -> dict[str, Callable[[], Any]]:
-    """Every matrix by its name; the value, when called, is that layer's weight of (in, out)."""
-    found: dict[str, Callable[[], Any]] = {}
+def _each(params: Tree) -> Iterator[tuple[str, Any, int | None]]:
+    """Each matrix by its name, with the weight that it is a layer of and which one; None where it is not stacked."""
     for path, w, first in _stacks(params):
         if first is None:
-            found[".".join(path)] = partial(_layer, w, None)
-            continue
-        for i in range(w.shape[0]):
-            found[_name(path, first + i)] = partial(_layer, w, i)
-    return found
+            yield ".".join(path), w, None
+        else:
+            yield from ((_name(path, first + i), w, i) for i in range(w.shape[0]))
+
+
+def matrices(params: Tree) -> dict[str, Callable[[], Any]]:
+    """Every matrix by its name; the value, when called, is that layer's weight of (in, out)."""
+    return {name: partial(_layer, w, i) for name, w, i in _each(params)}
+
+
+def shapes(params: Tree) -> dict[str, tuple[int, int]]:
+    """The (in, out) of every matrix by its name."""
+    return {name: tuple(w.shape[-2:]) for name, w, _ in _each(params)}
 
 
 def _layer(w: Any, i: int | None) -> Any:
@@ -68,7 +76,7 @@ def select(params: Tree, targets: str | Sequence[str]) -> list[str]:
     "attention", "mlp", or a regular expression that must match a whole name. Raises InputError when a target matches
     nothing, listing what could have been matched.
     """
-    names = list(matrices(params))
+    names = list(shapes(params))
     if isinstance(targets, str) and targets in SHORTHANDS:
         tests: dict[str, Callable[[str], bool]] = {targets: lambda name: SHORTHANDS[targets] in name}
     elif isinstance(targets, str):
@@ -88,32 +96,45 @@ def select(params: Tree, targets: str | Sequence[str]) -> list[str]:
     return [name for name in names if any(test(name) for test in tests.values())]
 
 
-def stack(params: Tree, named: Mapping[str, Any]) -> Tree:
-    """One adapter a name, as a tree that mirrors `params`: stacked over layers, unpadded where they differ."""
+def build(params: Tree, kinds: Mapping[str, Hashable], make: Callable[[list[str]], Any]) -> Tree:
+    """Adapters for the names in `kinds`, as a tree that mirrors `params`: stacked over layers, unpadded if they differ.
+
+    `make(names)` gives those of some layers of one matrix at once, every leaf with these layers in front: of all that
+    are of one kind, which is whatever decides their shapes.
+    """
     tree: Tree = {"layers": tuple({} for _ in params["layers"])} if isinstance(params.get("layers"), tuple) else {}
     for path, w, first in _stacks(params):
+        names = [".".join(path)] if first is None else [_name(path, first + i) for i in range(w.shape[0])]
+        groups: dict[Hashable, list[int]] = {}
+        for i, name in enumerate(names):
+            if name in kinds:
+                groups.setdefault(kinds[name], []).append(i)
+        if not groups:
+            continue
+        parts = tuple(make([names[i] for i in at]) for at in groups.values())
+        node: Any = ByLayer(parts, tuple(map(tuple, groups.values())))
         if first is None:
-            node = named.get(".".join(path))
-        else:
-            members = {i: named[n] for i in range(w.shape[0]) if (n := _name(path, first + i)) in named}
-            node = _stack_layers(members, w.shape[0]) if members else None
-        if node is not None:
-            parent = tree
-            for part in path[:-1]:
-                parent = parent[part] if isinstance(part, int) else parent.setdefault(part, {})
-            parent[path[-1]] = node
+            node = jax.tree.map(lambda leaf: leaf[0], parts[0])
+        elif [*groups.values()] == [[*range(len(names))]]:
+            node = parts[0]
+        parent = tree
+        for part in path[:-1]:
+            parent = parent[part] if isinstance(part, int) else parent.setdefault(part, {})
+        parent[path[-1]] = node
     return tree
 
 
-def _stack_layers(members: dict[int, Any], depth: int) -> Any:
-    groups: dict[Any, list[int]] = {}
-    for i, adapter in members.items():
+def stack(params: Tree, named: Mapping[str, Any]) -> Tree:
+    """One adapter a name, as such a tree."""
+
+    def kind(adapter: Any) -> Hashable:
         leaves, structure = jax.tree.flatten(adapter)
-        groups.setdefault((structure, tuple((x.shape, str(x.dtype)) for x in leaves)), []).append(i)
-    parts = tuple(jax.tree.map(lambda *x: jnp.stack(x), *(members[i] for i in at)) for at in groups.values())
-    if len(parts) == 1 and len(members) == depth:
-        return parts[0]
-    return ByLayer(parts, tuple(tuple(at) for at in groups.values()))
+        return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+    def make(names: list[str]) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(named[name] for name in names))
+
+    return build(params, {name: kind(adapter) for name, adapter in named.items()}, make)
 
 
 def unstack(params: Tree, adapters: Tree, constants: Tree) -> dict[str, Any]:

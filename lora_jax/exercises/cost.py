@@ -9,7 +9,8 @@ import numpy as np
 
 from lora_jax.exercises.judging import near, number
 from lora_jax.exercises.registry import Exercise
-from lora_jax.memory import formula, planner, zoo
+from lora_jax.memory import planner, zoo
+from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import Ledger
 from lora_jax.memory.setup import Setup
 
@@ -110,7 +111,7 @@ BATCH = 5  # sequences in the picture of 2.3
 # 2.3: where activations overtake what is held, read off the picture.
 def at_length(length: int, remat: bool = False) -> Ledger:
     """The ledger of a step of the model in the picture, with sequences of that length."""
-    return formula.predict(Setup(zoo.config("smollm2-135m"), "full", BATCH, length, remat=remat))
+    return estimate(Setup(zoo.config("smollm2-135m"), "full", batch=BATCH, length=length, remat=remat))
 
 
 def crossing(row: str, remat: bool = False) -> int:

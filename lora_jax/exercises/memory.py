@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from functools import cache
+from functools import partial
 from itertools import product
 from math import ceil
 from typing import Any
@@ -12,7 +11,10 @@ import numpy as np
 
 from lora_jax.exercises.judging import near, number
 from lora_jax.exercises.registry import Exercise
-from lora_jax.memory import tables
+from lora_jax.memory import planner, zoo
+from lora_jax.memory.estimate import estimate
+from lora_jax.memory.ledger import Ledger
+from lora_jax.memory.setup import Setup, ways
 
 # 4.1: what LoRA puts in place of a gradient and two moments for every weight.
 _ROWS = ("adapters", "gradients", "optimizer state")
@@ -149,22 +151,37 @@ def _judge_nf4(arguments: tuple[Any, ...], answer: Any) -> str | None:
     return plain if not double and constants in (n, _constants(n, True)) else known.get(int(constants), other)
 
 
+LENGTH = 1024  # tokens of a sequence in the picture of 4.4
+
+
 # 4.4: where the batch drowns what LoRA saves, read off the picture. Exact rows alone.
-_growth = cache(tables.growth)
+def at_batch(batch: int) -> dict[str, Ledger]:
+    """The ledgers of a step of the model in the picture, with a batch of so many sequences, by every method."""
+    setup = Setup(zoo.config("llama3.1-8b"), options={"rank": 16}, batch=batch, length=LENGTH)
+    return {way: estimate(one) for way, one in ways(setup).items()}
+
+
+def brought(batch: int) -> int:
+    """The exact bytes that a batch brings to a step of LoRA: itself, and the saved activations."""
+    ledger = at_batch(batch)["lora"]
+    return ledger["batch"] + ledger["saved activations"]
+
+
+def _under(most: int, batch: int) -> bool:
+    return brought(batch) < most
 
 
 def _judge_drowning(arguments: tuple[Any, ...], answer: Any) -> str | None:
-    answer, table = number(answer), _growth()
-    found = table["batch"]
-    held = found["totals"]["lora"][0] - found["moving"]["plain"][0]
-    right, below = (bisect_left(found["kept"], most) + found["values"][0] for most in (table["saved"], held))
+    answer, static = number(answer), {way: ledger.static for way, ledger in at_batch(1).items()}
+    saved, held = static["full"] - static["lora"], static["lora"]
+    right, below = (1 + planner.largest(partial(_under, most)) for most in (saved, held))
     if abs(answer - right) <= 1.5:
         return None
-    if near(answer, found["fixed"]["length"] * right, 0.1):
+    if near(answer, LENGTH * right, 0.1):
         return "those are tokens: the axis counts sequences."
     if abs(answer - below) <= 1.5:
         return "that is where they pass what LoRA holds: find where they pass what it saves, the upper level line."
-    if near(answer, table["saved"] / 1e9, 0.05):
+    if near(answer, saved / 1e9, 0.05):
         return "those are the GB that LoRA saves, on the upright axis: read the batch below the crossing."
     side = "small" if answer < right else "large"
     return f"too {side} a batch: find where the rising line meets the upper level one, and look straight down."

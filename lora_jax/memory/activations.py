@@ -20,16 +20,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import jax
+
+from lora_jax.adapters.base import Tree
+from lora_jax.attention import BLOCK
+from lora_jax.errors import InputError
 from lora_jax.memory.setup import Setup
-from lora_jax.memory.sizes import ITEMSIZE, targeted
+from lora_jax.transformer import Config
 
-if TYPE_CHECKING:
-    from lora_jax.transformer import Config
-
-BLOCK = 256  # attention.BLOCK and cross_entropy.CHUNK; a test holds the three together
+ITEMSIZE = {"float32": 4, "int32": 4, "bfloat16": 2, "key<fry>": 8}  # bytes
 LOSS = ("d_x", "d_head", "tokens learned")  # the roles that are the loss's
+# The roles that are the adapters': those on some layers are spread over all of them, and dropout has keys. Not counted
+# here, since they grow with no batch.
+ADAPTERS = ("spread adapters", "dropout's keys")
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,26 @@ def even(length: int, most: int = BLOCK) -> tuple[int, int]:
     return math.ceil(length / piece), piece
 
 
-def block_arrays(setup: Setup) -> tuple[Kept, ...]:
+def check(trainable: Tree, *, full: bool) -> None:
+    """Raise InputError for adapters outside the layers: what they keep is not counted here."""
+    if not full and (odd := [name for name in trainable if name != "layers"]):
+        raise InputError(
+            f"the estimate counts adapters in the layers alone, and not on {', '.join(odd)}: choose other targets"
+        )
+
+
+def trains(trainable: Tree, name: str) -> bool:
+    """Whether anything trains under that name."""
+    return any(f"'{name}'" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trainable))
+
+
+def block_arrays(setup: Setup, trainable: Tree) -> tuple[Kept, ...]:
     """What one block makes that `transformer.KEPT` names, without L in front."""
     c, dtype, B, T = setup.config, setup.dtype, setup.batch, setup.length
     N, F, C, H, K = B * T, c.intermediate_size, c.head_dim, c.num_attention_heads, c.num_key_value_heads
     Z, P = even(T)
-    trains_o = setup.method == "full" or "self_attn.o_proj" in targeted(c, setup.targets)
     mixed = {
-        "scores": (Kept("mixed", (B, T, H, C), dtype),) if trains_o else (),
+        "scores": (Kept("mixed", (B, T, H, C), dtype),) if trains(trainable, "o_proj") else (),
         "blocks": (
             Kept("mixed", (Z, B, K, H // K * P, C), dtype),
             Kept("log_sum_exp", (Z, B, K, H // K * P), "float32"),
@@ -75,13 +91,13 @@ def block_arrays(setup: Setup) -> tuple[Kept, ...]:
     )
 
 
-def kept(setup: Setup) -> tuple[Kept, ...]:
+def kept(setup: Setup, trainable: Tree) -> tuple[Kept, ...]:
     """Every array that autodiff keeps of the step's loss, arguments aside: equal to rung 2 role by role."""
     c, dtype, B, T = setup.config, setup.dtype, setup.batch, setup.length
-    N, D, L, full = B * T, c.hidden_size, c.num_hidden_layers, setup.method == "full"
-    layers = (Kept("block input", (N, D), dtype), *(() if setup.remat else block_arrays(setup)))
+    N, D, L = B * T, c.hidden_size, c.num_hidden_layers
+    layers = (Kept("block input", (N, D), dtype), *(() if setup.remat else block_arrays(setup, trainable)))
     return (
-        *((Kept("token ids", (B, T, 1), "int32"),) if full else ()),  # where the embedding's rows get their gradients
+        *((Kept("token ids", (B, T, 1), "int32"),) if "embed_tokens" in trainable else ()),  # whose rows get gradients
         Kept("angles", (B, T, c.head_dim // 2), "float32"),
         Kept("segments", (B, T), "int32"),
         *(Kept(one.role, (L, *one.shape), one.dtype) for one in layers),
@@ -89,7 +105,7 @@ def kept(setup: Setup) -> tuple[Kept, ...]:
         Kept("final norm", (N, 1), "float32"),
         Kept("final norm", (N, 1), "float32"),
         Kept("final norm", (1, D), dtype),
-        *((Kept("final norm", (N, D), dtype),) if full else ()),
+        *((Kept("final norm", (N, D), dtype),) if "norm" in trainable else ()),
         Kept("d_x", (N, D), dtype),
         Kept("d_head", head_shape(c), "float32"),
         Kept("tokens learned", (), "float32"),
@@ -102,18 +118,12 @@ def head_shape(config: Config) -> tuple[int, int]:
     return (V, D) if config.tie_word_embeddings else (D, V)
 
 
-def saved_bytes(setup: Setup) -> int:
+def saved_bytes(setup: Setup, trainable: Tree) -> int:
     """Saved activations: all that is kept of the stream and the blocks, up to the loss."""
-    return sum(one.bytes for one in kept(setup) if one.role not in LOSS)
+    return sum(one.bytes for one in kept(setup, trainable) if one.role not in LOSS)
 
 
-def stacked_bytes(setup: Setup) -> int:
-    """The part of it that is the layers': stacked over L, and all that lasts from the forward to the backward pass."""
-    L, own = setup.config.num_hidden_layers, () if setup.remat else block_arrays(setup)
-    block_input = setup.batch * setup.length * setup.config.hidden_size * ITEMSIZE[setup.dtype]
-    return L * (block_input + sum(one.bytes for one in own))
-
-
-def kept_by_loss(setup: Setup) -> int:
-    """What the loss keeps: its gradients, known on the way forward."""
-    return sum(one.bytes for one in kept(setup) if one.role in LOSS)
+def kept_by_layers(setup: Setup, trainable: Tree) -> int:
+    """The part of it that is the layers' and what all of them share: it lasts as long as there are layers to go back."""
+    others = (*LOSS, "token ids", "final norm")
+    return sum(one.bytes for one in kept(setup, trainable) if one.role not in others)

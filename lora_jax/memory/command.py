@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_jax.memory import compiler, device, hardware, planner, sizes, zoo
-from lora_jax.memory.planner import Plan, Ticket
-from lora_jax.memory.setup import Setup
+from lora_jax.errors import InputError
+from lora_jax.memory import compiler, device, hardware, planner, zoo
+from lora_jax.memory.ledger import size
+from lora_jax.memory.planner import Budget, CardFit, MethodCost
+from lora_jax.memory.setup import Setup, planning_options
 
 Say = Callable[[str], None]
 
@@ -17,21 +20,26 @@ def plan(
     *,
     say: Say,
     model: str,
-    targets: str,
+    method: str,
+    rank: int | None,
+    targets: str | Sequence[str] | None,
+    freeze_a: bool,
+    batch_size: int,
     card: str | None,
     compile: bool,
     seconds_per_step: float | None,
     steps: int,
-    **options: Any,
+    **words: Any,
 ) -> dict[str, Any]:
     """Print what a step needs, where it fits and what it costs; with `compile`, the compiler's plan beside it.
 
-    `options` are Setup's: method, rank, batch, length, remat, attention, dtype, optimizer, moments, master, freeze_a,
-    double_quantization. Raises InputError for a user's mistake, before anything is compiled.
+    `words` are Setup's own: quantize, double_quantization, length, remat, attention, dtype, optimizer, moments, master.
+    Raises InputError for a user's mistake, before anything is compiled.
     """
-    planner.check_rate(seconds_per_step, steps, card)
-    setup = Setup(zoo.config(model), targets=_targets(targets), **options)
-    found = planner.plan(setup, model=model, card=card)
+    check_rate(seconds_per_step, steps, card)
+    options = planning_options(method, {"rank": rank, "targets": targets, "freeze_a": freeze_a or None})
+    setup = Setup(zoo.config(model), method=method, options=options, batch=batch_size, **words)
+    found = planner.budget(setup, model=model, card=card)
     say("\n".join(_text(found)))
     result = found.as_json() | {"run": _run(say, found, seconds_per_step, steps), "compiled": None}
     if compile:
@@ -39,44 +47,41 @@ def plan(
     return result
 
 
-def measure(*, say: Say, device_kind: str, model: list[str], out: Path | None, **options: Any) -> dict[str, Any]:
+def measure(*, say: Say, device_kind: str, model: list[str], out: Path | None, **words: Any) -> dict[str, Any]:
     """Run steps for real, each in a process of its own, and write what the device used (see `device.py`)."""
-    return device.measure(say=say, kind=device_kind, models=model, out=out, **options)
+    return device.measure(say=say, kind=device_kind, models=model, out=out, **words)
 
 
-def _targets(targets: str) -> str | list[str]:
-    return targets if targets in sizes.SHORTHANDS else targets.split(",")
+def check_rate(seconds_per_step: float | None, steps: int, card: str | None) -> None:
+    """Raise InputError for a rate that is none, or that is of no card in particular."""
+    if steps < 1:
+        raise InputError(f"a run of {steps} steps cannot be planned: give --steps a whole number of 1 or more")
+    if seconds_per_step is None:
+        return
+    if not 0 < seconds_per_step < math.inf:
+        raise InputError(f"{seconds_per_step} seconds a step is no rate: give --seconds-per-step a number above 0")
+    if card is None:
+        raise InputError("seconds a step are a card's own: say with --for on which card they were measured")
 
 
-def _text(found: Plan) -> Iterator[str]:
+def _text(found: Budget) -> Iterator[str]:
     setup = found.setup
-    kind = "every weight trains" if setup.method == "full" else f"rank {setup.rank} on {_named(setup.targets)}"
-    yield f"{found.model}, {found.parameters:,} parameters; {setup.method}, {kind}: {found.trained:,} train"
+    what = setup.said or ("every weight trains" if setup.method == "full" else "as it comes")
+    yield f"{found.model}, {found.parameters:,} parameters; {setup.name}, {what}: {found.trained:,} train"
     yield (
         f"a step of {setup.batch} x {setup.length} tokens, {setup.dtype}, {setup.optimizer}; attention in "
         f"{setup.attention}, {'blocks' if setup.remat else 'nothing'} rematerialized"
     )
-    yield ""
-    yield found.ledger.table()
-    yield ""
-    yield from _tickets(found.tickets)
-    yield ""
-    yield from _seats(found)
-    yield ""
-    yield from _checkpoints(found)
-    yield ""
-    yield from found.notes
+    for part in ([found.ledger.table()], _methods(found.methods), _cards(found.cards), _checkpoint(found), found.notes):
+        yield ""
+        yield from part
 
 
-def _named(targets: str | Sequence[str]) -> str:
-    return targets if isinstance(targets, str) else ", ".join(targets)
-
-
-def _tickets(tickets: Sequence[Ticket]) -> Iterator[str]:
-    of = hardware.card(tickets[0].of).name
+def _methods(methods: Sequence[MethodCost]) -> Iterator[str]:
+    of = hardware.card(methods[0].of).name
     columns = f"{'peak':>12}{'left behind':>14}{'to go on':>12}{'fits from':>12}{'x ' + of:>14}{'$ an hour':>11}"
-    yield f"{'choose a seat':14}{columns}"
-    for one in tickets:
+    yield f"{'method':14}{columns}"
+    for one in methods:
         smallest = "no card" if one.smallest is None else hardware.card(one.smallest).name
         yield (
             f"{one.method:14}{size(one.peak):>12}{size(one.checkpoint.bytes):>14}{size(one.checkpoint.resumable):>12}"
@@ -84,83 +89,78 @@ def _tickets(tickets: Sequence[Ticket]) -> Iterator[str]:
         )
 
 
-def _seats(found: Plan) -> Iterator[str]:
-    dates = sorted({one.price_date for one in found.seats if one.price_date})
-    yield f"{'card':12}{'usable':>12}{'room':>12}{'cards':>8}{'largest batch':>16}{'$ an hour':>12}"
-    for one in found.seats:
+def _cards(cards: Sequence[CardFit]) -> Iterator[str]:
+    columns = f"{'usable':>10}{'room':>12}  {'one card':22}{'cards':>7}{'largest batch':>15}{'$ an hour':>11}"
+    yield f"{'card':12}{columns}"
+    for one in cards:
         yield (
-            f"{hardware.card(one.card).name:12}{size(one.usable):>12}{size(one.room):>12}{_number(one.cards):>8}"
-            f"{one.largest_batch:>16,}{_dollars(one.dollars_an_hour):>12}"
+            f"{hardware.card(one.card).name:12}{size(one.usable):>10}{size(one.room):>12}  {one.verdict:22}"
+            f"{_number(one.cards):>7}{one.largest_batch:>15,}{_dollars(one.dollars_an_hour):>11}"
         )
     yield (
         "several cards: weights, adapters, gradients and optimizer state sharded evenly; activations, logits and\n"
         "workspace whole on each, with a batch of its own; the layer gathered at the moment and exchange not counted"
     )
-    if dates:
+    if dates := sorted({one.price_date for one in cards if one.price_date}):
         yield f"prices: {hardware.PRICES['h100'].source.what}, {', '.join(dates)}"
 
 
-def _checkpoints(found: Plan) -> Iterator[str]:
+def _checkpoint(found: Budget) -> Iterator[str]:
     stored = found.checkpoint
     yield f"{'a checkpoint':14}{'one':>12}{'ten':>12}"
-    yield f"{'the ' + stored.what:14}{size(stored.bytes):>12}{size(10 * stored.bytes):>12}"
-    if stored.in_16_bits != stored.bytes:
-        yield f"{'in 16 bits':14}{size(stored.in_16_bits):>12}{size(10 * stored.in_16_bits):>12}"
-    yield f"{'resumable':14}{size(stored.resumable):>12}{size(10 * stored.resumable):>12}"
+    kinds = {f"the {stored.what}": stored.bytes, "in 16 bits": stored.in_16_bits, "resumable": stored.resumable}
+    for kind, number in kinds.items():
+        if kind != "in 16 bits" or number != stored.bytes:
+            yield f"{kind:14}{size(number):>12}{size(10 * number):>12}"
     yield ""
     yield f"{'on its way':48}{'GB/s':>8}  {'':38}{'one':>10}{'ten':>10}{'resumable':>11}"
-    for trip in found.trips:
-        way, stated = f"{trip.way}, {trip.hop.name}", f"{trip.hop.kind} ({trip.hop.source.date})"
-        times = "".join(f"{seconds(s):>{n}}" for s, n in ((trip.one, 10), (trip.ten, 10), (trip.resumable, 11)))
-        yield f"{way:48}{trip.hop.speed / 1e9:>8.4g}  {stated:38}{times}"
+    for one in found.transfers:
+        way, stated = f"{one.way}, {one.hop.name}", f"{one.hop.kind} ({one.hop.source.date})"
+        times = "".join(f"{seconds(s):>{n}}" for s, n in ((one.one, 10), (one.ten, 10), (one.resumable, 11)))
+        yield f"{way:48}{one.hop.speed / 1e9:>8.4g}  {stated:38}{times}"
 
 
-def _run(say: Say, found: Plan, seconds_per_step: float | None, steps: int) -> dict[str, Any] | None:
+def _run(say: Say, found: Budget, seconds_per_step: float | None, steps: int) -> dict[str, Any] | None:
     """What a run costs, at the rate that the user measured; without one, how long a step takes at the very least."""
-    if len(found.seats) != 1:
+    if len(found.cards) != 1:
         return None
-    (seat,) = found.seats
+    (card,) = found.cards
     if seconds_per_step is None:
-        if seat.least_seconds is not None:
+        if card.least_seconds is not None:
             say(
-                f"a step takes more than {seconds(seat.least_seconds)}: so long the memory alone is busy, products not "
+                f"a step takes more than {seconds(card.least_seconds)}: so long the memory alone is busy, products not "
                 "counted; time a few steps and give --seconds-per-step for what a run costs"
             )
         return None
     hours = seconds_per_step * steps / 3600
     dollars = [
-        None if seat.dollars_an_hour is None else planner.run_dollars(seat.dollars_an_hour, seconds_per_step, number)
+        None if card.dollars_an_hour is None else planner.run_dollars(card.dollars_an_hour, seconds_per_step, number)
         for number in (1000, steps)
     ]
     thousand = "" if steps == 1000 else f"1,000 steps {_dollars(dollars[0])} $; "
     say(
         f"at {seconds_per_step:g} seconds a step: {thousand}{steps:,} steps "
-        f"{hours:,.2f} hours and {_dollars(dollars[1])} $ ({seat.price_date or 'no price stated'})"
+        f"{hours:,.2f} hours and {_dollars(dollars[1])} $ ({card.price_date or 'no price stated'})"
     )
     return {"steps": steps, "hours": hours, "dollars_1000_steps": dollars[0], "dollars": dollars[1]}
 
 
-def _compiled(say: Say, found: Plan, target: str) -> dict[str, Any]:
-    """The compiler's plan beside the formula's."""
+def _compiled(say: Say, found: Budget, target: str) -> dict[str, Any]:
+    """The compiler's plan beside the estimate, and what it says of the card."""
     say(f"\ncompiling the step for {target} ...")
     try:
         plan = compiler.plan(found.setup, target)
     except compiler.DoesNotFit as answer:
         say(str(answer))
         return {"target": target, "refused": str(answer), "needed": answer.needed, "available": answer.available}
-    error = found.ledger.total / plan.needed - 1
+    error, usable = found.ledger.total / plan.needed - 1, hardware.card(target).usable
+    found_to = planner.FITS if plan.needed <= usable else planner.DOES_NOT_FIT
     say(found.ledger.compare(plan.ledger))
-    say(f"the formula is {error:+.2%} off what XLA plans for {target}, which took {plan.seconds:.0f} s to compile")
+    say(f"the estimate is {error:+.2%} off what XLA plans for {target}, which took {plan.seconds:.0f} s to compile")
+    say(f"by XLA's plan the step {found_to} on one {hardware.card(target).name}: {size(plan.needed)} of {size(usable)}")
     sizes = {name: getattr(plan, name) for name in ("needed", "argument", "output", "alias", "temp")}
-    return {"target": target, "error": error, "seconds": plan.seconds, "ledger": plan.ledger.as_json()} | sizes
-
-
-def size(number: int) -> str:
-    """Bytes for a person: GB are 1e9 of them."""
-    for unit, of in (("GB", 1e9), ("MB", 1e6)):
-        if abs(number) >= of:
-            return f"{number / of:,.1f} {unit}"
-    return f"{number / 1e3:,.1f} kB"
+    about = {"target": target, "error": error, "fits": plan.needed <= usable, "seconds": plan.seconds}
+    return about | {"ledger": plan.ledger.as_json()} | sizes
 
 
 def seconds(number: float) -> str:

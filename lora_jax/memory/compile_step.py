@@ -71,7 +71,7 @@ def answer(folder: Path, target: str, setup: Setup) -> dict[str, Any]:
         for name, tree in (("trains", step.trainable), ("held", step.frozen))
     }
     shapes = components.Shapes(setup.config.num_hidden_layers, **dims)
-    full = setup.method == "full"
+    full = step.frozen is None
     parts = [(*components.buffer(b, shapes), b.name, b.shape, b.bytes, components.source(b)) for b in assignment.peak]
     return {
         "sizes": sizes,

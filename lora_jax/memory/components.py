@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lora_jax.memory.buffers import Buffer
+from lora_jax.memory.ledger import row_of
 
 UNNAMED = "unnamed"
 
@@ -31,21 +32,8 @@ class Shapes:
 
 
 def argument(name: str, full: bool) -> str:
-    """The row of an argument of `step(trainable, opt_state, frozen, batch)`, by JAX's name for it.
-
-    `frozen` is (params, constants). Of a quantized weight the `codes` stand for the weight; the rest are constants.
-    """
-    if name.startswith("trainable"):
-        return "weights" if full else "adapters"
-    if name.startswith("opt_state"):
-        return "optimizer state"
-    if name.startswith("batch"):
-        return "batch"
-    if name.startswith("frozen[1]"):
-        return "adapter constants"
-    if name.startswith("frozen[0]"):
-        return "quantization constants" if re.search(r"\.(constants|scale)\b", name) else "weights"
-    return UNNAMED
+    """The row of an argument of the step, by JAX's name for it."""
+    return row_of(name, full) or UNNAMED
 
 
 def scope(path: str) -> str:

@@ -23,31 +23,31 @@ from typing import Any
 import lora_jax
 from lora_jax.errors import InputError
 from lora_jax.files.atomic import write_bytes
-from lora_jax.memory import zoo
-from lora_jax.memory.setup import Setup
+from lora_jax.memory import steps, zoo
+from lora_jax.memory.ledger import size
+from lora_jax.memory.setup import RANK, Setup, planning_options, ways
 
 Say = Callable[[str], None]
 KINDS = ("auto", "cpu", "gpu")
 FOLDER = Path("figures/data")
 PATIENCE = 900  # seconds for one process
 VENDORS = {"nvidia", "tesla", "geforce", "amd", "intel"}  # words that tell no card from another
-METHODS = ("full", "lora", "qlora")
-
-# (model, batch, length, options): each by every method where none is named. What fits a few minutes on two cores.
+# (model, batch, length, more): by every one of `setup.ways` where no name of one is given. What fits a few minutes on
+# two cores.
 CPU_GRID: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
     ("stories-2.8m", 8, 512, {}),
     ("smollm2-135m", 2, 512, {}),
-    ("smollm2-135m", 2, 512, {"method": "lora", "remat": True}),
-    ("smollm2-135m", 2, 512, {"method": "lora", "attention": "scores"}),
+    ("smollm2-135m", 2, 512, {"way": "lora", "remat": True}),
+    ("smollm2-135m", 2, 512, {"way": "lora", "attention": "scores"}),
 )
 # On a GPU: from what any card holds to what few do.
 GPU_GRID: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
     ("smollm2-135m", 4, 1024, {}),
-    ("smollm2-135m", 4, 1024, {"method": "lora", "remat": True}),
+    ("smollm2-135m", 4, 1024, {"way": "lora", "remat": True}),
     ("llama3.2-1b", 2, 1024, {}),
-    ("llama3.1-8b", 1, 1024, {"method": "qlora"}),
-    ("llama3.1-8b", 1, 1024, {"method": "lora", "remat": True}),
-    ("llama3.1-8b", 1, 1024, {"method": "full", "remat": True}),
+    ("llama3.1-8b", 1, 1024, {"way": "lora nf4"}),
+    ("llama3.1-8b", 1, 1024, {"way": "lora", "remat": True}),
+    ("llama3.1-8b", 1, 1024, {"way": "full", "remat": True}),
 )
 
 
@@ -56,8 +56,9 @@ def measure(
     say: Say,
     kind: str = "auto",
     models: Sequence[str] = (),
-    methods: Sequence[str] = METHODS,
-    batch: int = 1,
+    method: str | None = None,
+    quantize: str | None = None,
+    batch_size: int = 1,
     length: int = 512,
     remat: bool = False,
     attention: str = "blocks",
@@ -66,24 +67,27 @@ def measure(
 ) -> dict[str, Any]:
     """Measure a grid of steps and write the record to `out` (default: figures/data/memory_DEVICE.json).
 
-    With `models`, each of them by each of `methods`, with the other options; without, the device's own grid. `dtype` is
-    float32 on a CPU, whose compiler works in it, and bfloat16 on a GPU. A record of the same device and versions is
-    gone on with: what it measured is kept and not measured again, and what failed is tried again. Raises InputError
-    where the device that was asked for is not there, a model is unknown, or `out` is another device's record.
+    With `models`, each of them by `method` (over a base in `quantize`), or by each of `setup.ways`, with the other
+    options; without, the device's own grid. `dtype` is float32 on a CPU, whose compiler works in it, and bfloat16 on a
+    GPU. A record of the same device and versions is gone on with: what it measured is kept and not measured again, and
+    what failed is tried again. Raises InputError where the device that was asked for is not there, a model is unknown,
+    a step is none, or `out` is another device's record.
     """
     if kind not in KINDS:
         raise InputError(f"there is no device {kind!r}: choose {', '.join(KINDS)}")
-    given = {"batch": batch, "length": length, "remat": remat, "attention": attention}
-    asked = [(model, batch, length, {"method": m, "remat": remat, "attention": attention})
-             for model in models for m in methods]  # fmt: skip
+    if quantize and method is None:
+        raise InputError("--quantize is for one method: say which with --method")
+    if method and not models:
+        raise InputError("--method is for models: say which with --model")
     made_by = look(kind)
     on_cpu = made_by["platform"] == "cpu"
-    grid = asked or by_method(CPU_GRID if on_cpu else GPU_GRID)
     dtype = dtype or ("float32" if on_cpu else "bfloat16")
-    setups = [(m, Setup(zoo.config(m), batch=b, length=t, dtype=dtype, **more)) for m, b, t, more in grid]
+    given = {"batch_size": batch_size, "length": length, "remat": remat, "attention": attention, "dtype": dtype}
+    setups = asked(models, method, quantize, given) if models else grid(CPU_GRID if on_cpu else GPU_GRID, dtype)
     out = out or FOLDER / f"memory_{short_name(made_by)}.json"
     rows, known = [], _known(out, made_by)
-    command = _command(made_by, models, methods, given, dtype)
+    words = given | {"method": method, "quantize": quantize, "model": list(models)}
+    command = _command(made_by, words if models else {})
     say(f"{len(setups)} steps on {made_by['device']} ({made_by['platform']}); the record goes to {out}")
     for model, setup in setups:
         described = json.loads(json.dumps(dataclasses.asdict(setup)))
@@ -104,13 +108,31 @@ def measure(
     return table | {"out": str(out)}
 
 
-def by_method(grid: Iterable[tuple[str, int, int, dict[str, Any]]]) -> list[tuple[str, int, int, dict[str, Any]]]:
-    """The grid with a row for every method where a row names none."""
-    return [
-        (model, batch, length, {"method": method} | options)
-        for model, batch, length, options in grid
-        for method in ([options["method"]] if "method" in options else METHODS)
-    ]
+def asked(
+    models: Iterable[str], method: str | None, quantize: str | None, given: dict[str, Any]
+) -> list[tuple[str, Setup]]:
+    """`(model, setup)` of what the command line asks for; each step is known to be one before any is run."""
+    words = {name: value for name, value in given.items() if name != "batch_size"} | {"batch": given["batch_size"]}
+    found = []
+    for model in models:
+        if method is None:
+            found += [(model, one) for one in ways(Setup(zoo.config(model), options={"rank": RANK}, **words)).values()]
+        else:
+            options = planning_options(method, {})
+            found.append((model, Setup(zoo.config(model), method, options, quantize, **words)))
+    for _, setup in found:
+        steps.build(setup)
+    return found
+
+
+def grid(rows: Iterable[tuple[str, int, int, dict[str, Any]]], dtype: str) -> list[tuple[str, Setup]]:
+    """`(model, setup)` of the rows of a grid."""
+    found = []
+    for model, batch, length, more in rows:
+        words = {name: value for name, value in more.items() if name != "way"}
+        base = Setup(zoo.config(model), options={"rank": RANK}, batch=batch, length=length, dtype=dtype, **words)
+        found += [(model, setup) for name, setup in ways(base).items() if more.get("way", name) == name]
+    return found
 
 
 def look(kind: str) -> dict[str, Any]:
@@ -208,15 +230,15 @@ def _known(out: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _command(
-    made_by: dict[str, Any], models: Sequence[str], methods: Sequence[str], given: dict[str, Any], dtype: str
-) -> str:
-    words = ["python -m lora_jax measure", "--device", made_by["platform"]]
-    if models:
-        words += [word for model in models for word in ("--model", model)]
-        words += ["--method", *methods, "--batch", str(given["batch"]), "--length", str(given["length"])]
-        words += ["--attention", given["attention"], "--dtype", dtype] + ["--remat"] * given["remat"]
-    return " ".join(words)
+def _command(made_by: dict[str, Any], words: dict[str, Any]) -> str:
+    """The command that measures this again."""
+    said = ["python -m lora_jax measure", "--device", made_by["platform"]]
+    for name, value in sorted(words.items()):
+        for one in value if isinstance(value, list) else [value]:
+            said += (
+                [] if one in (None, False) else [f"--{name.replace('_', '-')}", *([] if one is True else [str(one)])]
+            )
+    return " ".join(said)
 
 
 def short_name(made_by: dict[str, Any]) -> str:
@@ -227,19 +249,23 @@ def short_name(made_by: dict[str, Any]) -> str:
     return "_".join(word for word in words if word not in VENDORS) or made_by["platform"]
 
 
+def way(setup: dict[str, Any]) -> str:
+    """`Setup.name` of a record's setup."""
+    return " ".join(filter(None, (setup["method"], setup["quantize"])))
+
+
 def title(row: dict[str, Any]) -> str:
     """One row's step in a few words."""
     s = row["setup"]
     more = "".join([", blocks rematerialized" * s["remat"], ", all scores" * (s["attention"] == "scores")])
-    return f"{row['model']} {s['method']} {s['batch']} x {s['length']} {s['dtype']}{more}"
+    return f"{row['model']} {way(s)} {s['batch']} x {s['length']} {s['dtype']}{more}"
 
 
 def outcome(row: dict[str, Any]) -> str:
     """What came of one row, in a few words."""
     if row["used"] is None:
         return f"failed ({row['failed']})"
-    planned, used = row["planned"]["needed"] / 1e6, row["used"] / 1e6
-    return f"planned {planned:,.1f} MB, used {used:,.1f} MB, {row['error']:+.2%}"
+    return f"planned {size(row['planned']['needed'])}, used {size(row['used'])}, {row['error']:+.2%}"
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -6,19 +6,19 @@ is moved, for those who have a kernel and ipywidgets.
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import io
 from dataclasses import dataclass
 from typing import Any
 
-from lora_jax.memory import formula, hardware, planner, zoo
-from lora_jax.memory.command import size
-from lora_jax.memory.plots import DARK, GREY, HATCH, HELD, SAVED, WORK
-from lora_jax.memory.setup import Setup
-from lora_jax.plots import COLOURS, PARTS, TITLES
+from lora_jax.memory import hardware, peak, planner, zoo
+from lora_jax.memory.estimate import estimate
+from lora_jax.memory.ledger import size
+from lora_jax.memory.plots import DARK, GREY, HATCH, HELD, SAVED, bar, colour
+from lora_jax.memory.setup import Setup, ways
+from lora_jax.plots import PARTS, TITLES
 
-# The formula follows what XLA plans for an NVIDIA card.
+# The estimate follows what XLA plans for an NVIDIA card.
 CARDS = tuple(hardware.NVIDIA)
 RANKS = tuple(2**n for n in range(7))  # 64 is as wide as the narrowest matrix of the smallest model
 LENGTHS = tuple(2**n for n in range(7, 18))
@@ -30,7 +30,7 @@ class View:
     """What the controls say: a step in bfloat16 with AdamW and attention in blocks, and a card to put it on."""
 
     model: str = "llama3.1-8b"
-    method: str = "lora"
+    method: str = "lora"  # one of `setup.ways`: "full", "lora", "lora nf4"
     rank: int = 16
     batch: int = 1
     length: int = 1024
@@ -38,24 +38,32 @@ class View:
     card: str = "l4"
 
     @property
+    def ways(self) -> dict[str, Setup]:
+        """The step by every method."""
+        words: dict[str, Any] = {name: getattr(self, name) for name in ("batch", "length", "remat")}
+        return ways(Setup(zoo.config(self.model), options={"rank": self.rank}, **words))
+
+    @property
     def setup(self) -> Setup:
-        kept = {name: getattr(self, name) for name in ("method", "rank", "batch", "length", "remat")}
-        return Setup(zoo.config(self.model), **kept)
+        return self.ways[self.method]
 
 
 def verdict(view: View) -> str:
-    """Whether the step fits, with how much room and how large a batch; or how many cards it takes."""
-    (seat,) = planner.plan(view.setup, card=view.card).seats
+    """Whether the step fits, with how much room and how large a batch; or how many cards it takes; or who knows."""
+    (fit,) = planner.card_fits(view.setup, [view.card])
     name = hardware.card(view.card).name
-    if seat.cards == 1:
-        more = f"the largest batch is {seat.largest_batch:,}"
-        return f"It fits on one {name} with about {size(seat.room)} to spare; {more}."
-    over = f"It does not fit on one {name}, by about {size(-seat.room)}"
-    if seat.largest_batch:
-        return f"{over}; with a batch of {seat.largest_batch:,} it would."
-    if seat.cards is None:
+    if fit.verdict == planner.FITS:
+        more = f"the largest batch is {fit.largest_batch:,}"
+        return f"It fits on one {name} with about {size(fit.room)} to spare; {more}."
+    if fit.verdict == planner.TOO_CLOSE:
+        over = f"On one {name} it is too close to tell: less than {peak.MARGIN:.0%} to spare, so ask the compiler"
+    else:
+        over = f"It does not fit on one {name}, by about {size(-fit.room)}"
+    if fit.largest_batch:
+        return f"{over}; with a batch of {fit.largest_batch:,} it would fit."
+    if fit.cards is None:
         return f"{over}; sharding is no help with this batch: what it brings, whole on each card, is more than one has."
-    return f"{over}, not even with a batch of 1; sharded it takes {seat.cards:,}."
+    return f"{over}, and not even a batch of 1 is sure to fit; sharded it takes {fit.cards:,}."
 
 
 def picture(view: View) -> bytes:
@@ -65,29 +73,20 @@ def picture(view: View) -> bytes:
 
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     axes = figure.subplots()
-    card, chosen = hardware.card(view.card), formula.predict(view.setup).total
-    end = 1.3 * max(chosen, card.usable) / 1e9
-    for y, method in enumerate(planner.METHODS):
-        ledger = formula.predict(dataclasses.replace(view.setup, method=method))
-        pale, left = 1.0 if method == view.method else 0.25, 0.0
-        styles: list[tuple[tuple[str, ...], dict[str, Any]]] = [
-            *((names, {"fc": COLOURS[method], "alpha": pale * PARTS[part]}) for part, names in HELD.items()),
-            (SAVED, {"fc": GREY, "alpha": pale}),
-            (WORK, {"fc": "white", "hatch": HATCH, "alpha": pale}),
-        ]
-        for names, style in styles:
-            width = sum(ledger[name] for name in names) / 1e9
-            axes.barh(y, width, 0.6, left=left, ec=DARK if names is WORK else "white", lw=0.6, **style)
-            left += width
+    ledgers = {way: estimate(setup) for way, setup in view.ways.items()}
+    card = hardware.card(view.card)
+    end = 1.3 * max(ledgers[view.method].total, card.usable) / 1e9
+    for y, (way, ledger) in enumerate(ledgers.items()):
+        chosen = way == view.method
+        left = bar(axes, y, way, ledger, strength=1.0 if chosen else 0.25)
         beyond = left > 0.86 * end  # its label would not stand beside it
         axes.text(
             0.985 * end if beyond else left + 0.012 * end, y, size(ledger.total) + " \u2192" * (left > end),
             va="center", ha="right" if beyond else "left", color=DARK, zorder=5,
-            weight="bold" if method == view.method else "normal",
-            bbox={"fc": "white", "ec": "none", "pad": 1.5, "alpha": 0.9},
+            weight="bold" if chosen else "normal", bbox={"fc": "white", "ec": "none", "pad": 1.5, "alpha": 0.9},
         )  # fmt: skip
     axes.axvline(card.usable / 1e9, color=DARK, lw=2)
-    axes.set_yticks(range(len(planner.METHODS)), [TITLES[method] for method in planner.METHODS])
+    axes.set_yticks(range(len(ledgers)), [TITLES[way] for way in ledgers])
     remat = ", blocks rematerialized" if view.remat else ""
     axes.set(xlim=(0, end), xlabel=f"GB (1e9 bytes) at the peak of a step; the line: {card.name}, {size(card.usable)}")
     rank = "" if view.method == "full" else f" of rank {view.rank}"
@@ -95,7 +94,7 @@ def picture(view: View) -> bytes:
     axes.set_title(step, loc="left")
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    handles = [Patch(fc=COLOURS[view.method], alpha=PARTS[part], label=part) for part in HELD]
+    handles = [Patch(fc=colour(view.method), alpha=PARTS[part], label=part) for part in HELD]
     handles += [Patch(fc=GREY, label=SAVED[0]), Patch(fc="white", ec=DARK, hatch=HATCH, label="estimated")]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     drawn = io.BytesIO()
@@ -110,7 +109,7 @@ def explorer(view: View | None = None) -> Any:
     view = view or View()
     controls = {
         "model": widgets.Dropdown(options=list(zoo.MODELS)),
-        "method": widgets.Dropdown(options=[(TITLES[method], method) for method in planner.METHODS]),
+        "method": widgets.Dropdown(options=[(title, way) for way, title in TITLES.items()]),
         "rank": widgets.SelectionSlider(options=RANKS),
         "batch": widgets.IntSlider(min=BATCHES[0], max=BATCHES[1]),
         "length": widgets.SelectionSlider(options=[(f"{length:,}", length) for length in LENGTHS]),

@@ -2,19 +2,63 @@
 
 Bytes are integers. GB means 1e9 bytes, GiB 2**30. A row is exact where it follows from shapes alone, and an estimate
 where a compiler or a device has a say in it.
+
+What a step is given is a fold over its trees: every leaf goes to one row, by its path (`row_of`), whatever the method.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
+from lora_jax.adapters.base import Tree, num_bytes
+
 # The rows of a training step, in the order of a table. The first six are static: held whatever the batch.
 STATIC = ("weights", "quantization constants", "adapters", "adapter constants", "optimizer state", "gradients")
-MOVING = ("batch", "saved activations", "logits and loss", "workspace")
+# "not at once": below 0, where not all of the gradients and the saved activations are there at the fullest moment.
+MOVING = ("batch", "saved activations", "not at once", "logits and loss", "workspace")
 ROWS = (*STATIC, *MOVING)
+
+
+def size(number: float, form: str = ",.1f", binary: bool = False) -> str:
+    """Bytes for a person, from kB to TB: a GB is 1e9 of them; with `binary` from KiB to TiB, a GiB is 2**30."""
+    step, units = (1024, ("KiB", "MiB", "GiB", "TiB")) if binary else (1000, ("kB", "MB", "GB", "TB"))
+    power = sum(abs(number) >= 0.99995 * step**n for n in (2, 3, 4))  # what would be written as 1,000.0 is 1.0
+    return f"{number / step ** (power + 1):{form}} {units[power]}"
+
+
+def row_of(name: str, full: bool) -> str | None:
+    """The row of a leaf of `step(trainable, opt_state, frozen, batch)`, by its path, as JAX also calls it in a program.
+
+    `frozen` is (params, constants), and with `full`, where everything trains, None. Of a quantized weight the `codes`
+    stand for the weight; the rest are constants. None for what is no argument of a step.
+    """
+    rows = {
+        "trainable": "weights" if full else "adapters",
+        "opt_state": "optimizer state",
+        "batch": "batch",
+        "frozen[1]": "adapter constants",
+        "frozen[0]": "quantization constants" if re.search(r"\.(constants|scale)\b", name) else "weights",
+    }
+    return next((row for start, row in rows.items() if name.startswith(start)), None)
+
+
+def given(trainable: Tree, opt_state: Tree, frozen: Tree, batch: Tree) -> Counter[str]:
+    """The bytes of a step's arguments (arrays or shapes) by row."""
+    rows = Counter[str]()
+    trees = {"trainable": trainable, "opt_state": opt_state, "frozen": frozen, "batch": batch}
+    for name, tree in trees.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            row = row_of(name + jax.tree_util.keystr(path), full=frozen is None)
+            assert row is not None, f"{name}{jax.tree_util.keystr(path)} has no row"
+            rows[row] += num_bytes(leaf)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -49,21 +93,21 @@ class Ledger:
         return sum(self[name] for name in STATIC)
 
     def table(self) -> str:
-        """The rows as text, in GB and GiB, with a total; estimates carry a tilde."""
-        lines = [self.title, f"{'':24}{'GB':>14}{'GiB':>14}"]
+        """The rows as text, in powers of ten and of two, with a total; estimates carry a tilde."""
+        lines = [self.title]
         for row in (*self.rows, Row("total", self.total, all(row.exact for row in self.rows))):
             mark = " " if row.exact else "~"
-            lines.append(f"{row.name:24}{mark}{row.bytes / 1e9:>13,.3f}{row.bytes / 2**30:>14,.3f}")
+            lines.append(f"{row.name:24}{mark}{size(row.bytes, ',.3f'):>14}{size(row.bytes, ',.3f', True):>16}")
         return "\n".join(lines)
 
     def compare(self, other: Ledger) -> str:
-        """Both ledgers row by row as text, in GB, with the error of this one against the other."""
-        lines = [f"{self.title} against {other.title}", f"{'':24}{'this, GB':>14}{'other, GB':>14}{'error':>10}"]
+        """Both ledgers row by row as text, with the error of this one against the other."""
+        lines = [f"{self.title} against {other.title}", f"{'':24}{'this':>14}{'other':>14}{'error':>10}"]
         names = dict.fromkeys([row.name for row in (*self.rows, *other.rows)])
         pairs = [(name, self[name], other[name]) for name in names] + [("total", self.total, other.total)]
         for name, mine, theirs in pairs:
             error = f"{mine / theirs - 1:+.2%}" if theirs else ("-" if not mine else "only here")
-            lines.append(f"{name:24}{mine / 1e9:>14,.3f}{theirs / 1e9:>14,.3f}{error:>10}")
+            lines.append(f"{name:24}{size(mine, ',.3f'):>14}{size(theirs, ',.3f'):>14}{error:>10}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from lora_jax.memory.activations import LOSS, Kept
+from lora_jax.memory.activations import ADAPTERS, LOSS, Kept
 from lora_jax.memory.ledger import Ledger, ledger
 from lora_jax.memory.setup import Setup
 from lora_jax.memory.steps import build
@@ -35,20 +35,30 @@ def kept(setup: Setup) -> tuple[Kept, ...]:
     for var in program.outvars:
         if id(var) in made:
             at, i = made[id(var)]
-            role = _role(program.eqns[at], i, at, layers, loss, tuple(var.aval.shape))
+            if at < layers:
+                role = _role_before_layers(setup, var.aval)
+            else:
+                role = _role(program.eqns[at], i, at, layers, loss, len(var.aval.shape))
             arrays.append(Kept(role, tuple(var.aval.shape), str(var.aval.dtype)))
     return tuple(arrays)
 
 
-def _role(eqn: Any, output: int, at: int, layers: int, loss: int, shape: tuple[int, ...]) -> str:
-    """The role of one output of the equation at `at`, given where the layers and the loss are scanned."""
-    if at < layers:
-        return {"i": "token ids" if len(shape) == 3 else "segments", "f": "angles"}[eqn.outvars[output].aval.dtype.kind]
+def _role_before_layers(setup: Setup, array: Any) -> str:
+    """The role of an array made before the layers are scanned; what is not of the tokens is of the adapters."""
+    if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return "dropout's keys"
+    tokens, pairs = (setup.batch, setup.length), setup.config.head_dim // 2
+    known = {(*tokens, 1): "token ids", tokens: "segments", (*tokens, pairs): "angles"}
+    return known.get(tuple(array.shape), "spread adapters")
+
+
+def _role(eqn: Any, output: int, at: int, layers: int, loss: int, rank: int) -> str:
+    """The role of one output, of so many dimensions, of the equation at `at`, from the scan over layers on."""
     if at == layers:
         return _role_in_layer(eqn, output)
     if at < loss:
         return "final norm"
-    return {0: "tokens learned"}.get(len(shape), "d_head" if at == loss else "d_x")
+    return {0: "tokens learned"}.get(rank, "d_head" if at == loss else "d_x")
 
 
 def _role_in_layer(eqn: Any, output: int) -> str:
@@ -66,12 +76,11 @@ def _role_in_layer(eqn: Any, output: int) -> str:
 
 
 def residuals(setup: Setup) -> Ledger:
-    """The bytes of `kept` as a ledger: saved activations, and what the loss keeps."""
-    arrays = kept(setup)
-    rows = {
-        "saved activations": sum(one.bytes for one in arrays if one.role not in LOSS),
-        "kept by the loss": sum(one.bytes for one in arrays if one.role in LOSS),
-    }
+    """The bytes of `kept` as a ledger: saved activations, what the loss keeps, and what adapters do."""
+    rows = {"saved activations": 0, "kept by the loss": 0, "kept of adapters": 0}
+    for one in kept(setup):
+        beside = "kept by the loss" if one.role in LOSS else "kept of adapters" if one.role in ADAPTERS else None
+        rows[beside or "saved activations"] += one.bytes
     return ledger("kept by autodiff", rows)
 
 

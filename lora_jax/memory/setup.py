@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from lora_jax import tuning
+from lora_jax.adapters import METHODS
 from lora_jax.errors import InputError
-
-if TYPE_CHECKING:  # a formula needs no JAX
-    from lora_jax.transformer import Config
+from lora_jax.transformer import Config
 
 CHOICES = {
-    "method": ("full", "lora", "qlora"),
+    "quantize": (None, "nf4", "int8"),
     "dtype": ("float32", "bfloat16"),
     "attention": ("blocks", "scores"),
     "optimizer": ("adamw", "adafactor", "sgd", "momentum"),
-    "moments": ("float32", "bfloat16", None),
+    "moments": (None, "float32", "bfloat16"),
 }
+RANK = 16  # what the commands and the pages that compare methods plan with, where none is given
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One training step. QLoRA is LoRA over a base whose layers' matrices are NF4; adapters are float32 throughout."""
+    """One training step, in the words of the command `train`; QLoRA is "lora" over a base in "nf4".
+
+    Raises InputError for what is no step at all. What only the model's shapes can show (a target that matches nothing,
+    too high a rank) is raised, in `init`'s own words, by `steps.build` and by all that builds on it.
+    """
 
     config: Config
-    method: str = "lora"
+    method: str = "lora"  # "full", or a row of `adapters.METHODS`
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what that row's `init` takes: plain values
+    quantize: str | None = None  # the layers' matrices of the frozen base
+    double_quantization: bool = True  # NF4's
     batch: int = 1
     length: int = 1024
-    rank: int = 16
-    targets: str | Sequence[str] = "all-linear"
-    freeze_a: bool = False
-    double_quantization: bool = True
     dtype: str = "bfloat16"  # of the base, and of what flows through it
     remat: bool = False
     attention: str = "blocks"
@@ -40,11 +45,13 @@ class Setup:
     master: bool = False  # full fine-tuning in bfloat16 with a float32 copy of the weights in the optimizer's state
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "options", dict(self.options))
+        tuning.check(self.method, self.options, self.quantize)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 known = ", ".join(map(str, choices))
                 raise InputError(f"{name} is {getattr(self, name)!r}: choose one of {known}")
-        for name in ("batch", "length", "rank"):
+        for name in ("batch", "length"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {value!r}, and must be a whole number of 1 or more")
@@ -52,3 +59,42 @@ class Setup:
             raise InputError(
                 "a float32 master copy is for full fine-tuning in bfloat16: elsewhere there is nothing to copy"
             )
+
+    @property
+    def name(self) -> str:
+        """The method and what it stands on, in the words of the command: "full", "lora", "lora nf4"."""
+        return f"{self.method} {self.quantize}" if self.quantize else self.method
+
+    @property
+    def said(self) -> str:
+        """The options in words: "rank 16, targets q_proj v_proj"."""
+        words = {
+            name: " ".join(map(str, one)) if isinstance(one, list | tuple) else one
+            for name, one in self.options.items()
+        }
+        return ", ".join(name if one is True else f"{name} {one}" for name, one in words.items())
+
+    @property
+    def held(self) -> Setup:
+        """The setup but for all that has no say in what is held whatever the batch: equal where that is equal."""
+        return dataclasses.replace(self, batch=1, length=1, remat=False, attention="blocks")
+
+
+def planning_options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given, with the rank that is planned with where the method has one and none is given."""
+    ranked = method in METHODS and "rank" in tuning.option_names(method)
+    return ({"rank": RANK} if ranked else {}) | {name: value for name, value in given.items() if value is not None}
+
+
+def ways(setup: Setup) -> dict[str, Setup]:
+    """The same step by full fine-tuning, by adapters over the base as it is, and over it quantized, by `Setup.name`.
+
+    The adapters are the setup's, and where it has none LoRA's; the base is quantized as the setup's is, or to NF4.
+    """
+    method, options = setup.method, setup.options
+    if method == "full":
+        method, options = "lora", planning_options("lora", {})
+    plain = dataclasses.replace(setup, method=method, options=options, quantize=None, master=False)
+    full = dataclasses.replace(setup, method="full", options={}, quantize=None)
+    found = (full, plain, dataclasses.replace(plain, quantize=setup.quantize or "nf4"))
+    return {one.name: one for one in found}

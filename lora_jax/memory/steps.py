@@ -1,23 +1,21 @@
-"""The real training step of a setup, with the shapes of its arguments: what rungs 2 to 4 look at."""
+"""The real training step of a setup, with the shapes of all that it takes: what every rung looks at."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lora_jax import optimizers, quantize, transformer
-from lora_jax.adapters import lora
-from lora_jax.adapters.base import attach
+from lora_jax import optimizers, quantize, transformer, tuning
+from lora_jax.adapters.base import Tree, combine, count, is_adapter
 from lora_jax.memory.setup import Setup
 from lora_jax.training import make_step
-
-Tree = Any
+from lora_jax.transformer import Config
 
 
 @dataclass(frozen=True)
@@ -25,40 +23,61 @@ class Step:
     """`loss(trainable, frozen, batch)`, the step made of it, and the shapes of all that the step takes."""
 
     loss: Callable[..., Any]
-    optimizer: optax.GradientTransformation
     step: Callable[..., Any]  # step(trainable, opt_state, frozen, batch)
     trainable: Tree
     opt_state: Tree
-    frozen: Tree  # None, or (params, constants)
+    frozen: Tree  # None where everything trains, or (params, constants)
     batch: Tree
 
     @property
     def arguments(self) -> tuple[Tree, Tree, Tree, Tree]:
         return self.trainable, self.opt_state, self.frozen, self.batch
 
-
-def trees(setup: Setup, key: Any) -> tuple[Tree, Tree]:
-    """`(trainable, frozen)` of a setup, as arrays; under `jax.eval_shape`, as shapes."""
-    params = transformer.init(key, setup.config, jnp.dtype(setup.dtype))
-    if setup.method == "full":
-        return params, None
-    if setup.method == "qlora":
-        params = quantize.quantize_layers(params, "nf4", double_quantization=setup.double_quantization)
-    adapters, constants = lora.init(key, params, rank=setup.rank, targets=setup.targets, freeze_a=setup.freeze_a)
-    return adapters, (params, constants)
-
-
-def _loss(setup: Setup, trainable: Tree, frozen: Tree, batch: Any) -> Any:
-    params = trainable if frozen is None else attach(frozen[0], trainable, frozen[1])
-    return transformer.loss(setup.config, params, batch, remat=setup.remat, attention=setup.attention)
+    @property
+    def params(self) -> Tree:
+        """The base: what trains, where everything does."""
+        return self.trainable if self.frozen is None else self.frozen[0]
 
 
 def build(setup: Setup) -> Step:
-    """The step of a setup and its arguments as `jax.ShapeDtypeStruct`."""
-    trainable, frozen = jax.eval_shape(partial(trees, setup), jax.random.key(0))
-    moments = None if setup.moments is None else jnp.dtype(setup.moments)
-    optimizer = optimizers.make(setup.optimizer, moments=moments, master=setup.master)
-    loss = partial(_loss, setup)
+    """The step of a setup and its arguments as `jax.ShapeDtypeStruct`: nothing is allocated.
+
+    Raises InputError, in the method's own words, for options that the model's shapes refuse.
+    """
+    trainable, opt_state, frozen, draws = _trees(setup.held)
     batch = {"tokens": jax.ShapeDtypeStruct((setup.batch, setup.length), jnp.int32)}
-    opt_state = jax.eval_shape(optimizer.init, trainable)
-    return Step(loss, optimizer, make_step(loss, optimizer), trainable, opt_state, frozen, batch)
+    if draws:
+        batch["key"] = jax.eval_shape(jax.random.key, 0)
+    kind = tuning.full_loss if frozen is None else tuning.adapter_loss
+    loss = partial(kind, setup.config, remat=setup.remat, attention=setup.attention)
+    return Step(loss, make_step(loss, _optimizer(setup)), trainable, opt_state, frozen, batch)
+
+
+def _optimizer(setup: Setup) -> optax.GradientTransformation:
+    moments = None if setup.moments is None else jnp.dtype(setup.moments)
+    return optimizers.make(setup.optimizer, moments=moments, master=setup.master)
+
+
+@lru_cache(maxsize=256)  # to trace a method's `init` for a hundred layers takes a fifth of a second
+def _trees(held: Setup) -> tuple[Tree, Tree, Tree, bool]:
+    """`(trainable, opt_state, frozen)` as shapes, and whether what is adapted draws by chance in training (dropout)."""
+    draws: list[bool] = []
+
+    def make(key: Any) -> tuple[Tree, Tree, Tree]:
+        params = transformer.init(key, held.config, jnp.dtype(held.dtype))
+        if held.quantize is not None:
+            params = quantize.quantize_layers(params, held.quantize, double_quantization=held.double_quantization)
+        job = tuning.make_job(held.method, held.config, params, key=key, options=held.options)
+        if job.frozen is not None:
+            whole = jax.tree.leaves(combine(job.trainable, job.frozen[1]), is_leaf=is_adapter)
+            parts = [part for one in whole for part in getattr(one, "parts", (one,))]
+            draws.extend(part.randomize(key) is not part for part in parts)
+        return job.trainable, _optimizer(held).init(job.trainable), job.frozen
+
+    return *jax.eval_shape(make, jax.random.key(0)), any(draws)
+
+
+@lru_cache(maxsize=64)
+def parameters(config: Config) -> int:
+    """How many numbers the weights of a model are."""
+    return count(jax.eval_shape(partial(transformer.init, config=config), jax.random.key(0)))

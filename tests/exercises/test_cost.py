@@ -10,7 +10,8 @@ from lora_jax import transformer
 from lora_jax.exercises import cost
 from lora_jax.exercises.outcomes import CORRECT, outcome
 from lora_jax.exercises.registry import find
-from lora_jax.memory import formula, planner, sizes, zoo
+from lora_jax.memory import planner, steps, zoo
+from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import ledger
 from lora_jax.memory.setup import Setup
 
@@ -23,9 +24,9 @@ def another_count(config):
 
 
 def another_state(P, master):
-    """By the formula's ledger, for a model of one array: an embedding of width 1, and the scale of its norm."""
+    """By the package's ledger, for a model of one array: an embedding of width 1, and the scale of its norm."""
     shape = transformer.Config(P - 1, 1, 1, 0, 1, 1, 2)
-    found = formula.predict(Setup(shape, method="full", master=master))
+    found = estimate(Setup(shape, "full", master=master))
     return {row: found[row] for row in ("optimizer state", "gradients", "weights")}
 
 
@@ -130,6 +131,6 @@ def test_a_wrong_reading_is_told_why(answer, reason):
 
 def test_the_reading_is_where_the_shapes_of_the_step_put_it():
     config = zoo.config("smollm2-135m")
-    held = 8 * sizes.parameters(config) + 4  # weights, gradients, mu, nu in bfloat16, and the count
+    held = 8 * steps.parameters(config) + 4  # weights, gradients, mu, nu in bfloat16, and the count
     kept = {length: cost.at_length(length)["saved activations"] for length in (614, 615)}
     assert kept[614] <= held < kept[615]

@@ -12,7 +12,8 @@ from lora_jax.adapters import lora
 from lora_jax.adapters.base import num_bytes
 from lora_jax.exercises.outcomes import CORRECT, outcome
 from lora_jax.exercises.registry import find
-from lora_jax.memory import formula, residuals, zoo
+from lora_jax.memory import residuals, zoo
+from lora_jax.memory.estimate import estimate
 from lora_jax.memory.setup import Setup
 
 
@@ -29,7 +30,7 @@ def another_lora(shapes, layers, targets, rank):
 def another_block(N, D, F, H, K, C, size):
     """By what autodiff keeps of the package's own step, for one layer and one sequence."""
     config = transformer.Config(11, D, F, 1, H, K, C)
-    found = residuals.by_role(Setup(config, "full", 1, N, dtype="bfloat16" if size == 2 else "float32"))
+    found = residuals.by_role(Setup(config, "full", length=N, dtype="bfloat16" if size == 2 else "float32"))
     names = ("block input", "q", "k", "v", "mixed", "log_sum_exp", "stream", "gate", "up")
     return sum(found[name] for name in names)
 
@@ -144,10 +145,10 @@ def test_a_wrong_reading_is_told_why(answer, reason):
 
 
 def test_the_reading_is_where_the_shapes_of_the_step_put_it():
-    setup = Setup(zoo.config("llama3.1-8b"), length=1024)
+    setup = Setup(zoo.config("llama3.1-8b"), options={"rank": 16}, length=1024)
     params, adapters = 8_030_261_248, 41_943_040
     saved = (2 + 4) * params - (4 + 4 + 8) * adapters
-    kept = {batch: formula.predict(dataclasses.replace(setup, batch=batch))["saved activations"] for batch in (15, 16)}
+    kept = {batch: estimate(dataclasses.replace(setup, batch=batch))["saved activations"] for batch in (15, 16)}
     assert kept[15] < saved < kept[16]
     assert outcome(find("4.4"), 16).status == CORRECT
 

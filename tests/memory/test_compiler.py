@@ -11,9 +11,11 @@ from pathlib import Path
 import jax
 import pytest
 
+from lora_jax.adapters import METHODS
 from lora_jax.errors import InputError
 from lora_jax.memory import compiler, steps, targets, zoo
 from lora_jax.memory.compile_step import setup_from_json
+from lora_jax.memory.ledger import given
 from lora_jax.memory.setup import Setup
 from lora_jax.rope import RopeScaling
 from lora_jax.transformer import Config
@@ -21,25 +23,25 @@ from lora_jax.transformer import Config
 V, D, F, L, H, K, C, R = 112, 56, 80, 3, 4, 2, 16, 5
 TINY = Config(V, D, F, L, H, K, C, tie_word_embeddings=False)
 MATRICES = {"q": (D, H * C), "k": (D, K * C), "v": (D, K * C), "o": (H * C, D), "g": (D, F), "u": (D, F), "d": (F, D)}
+STEP = {"batch": 2, "length": 48, "dtype": "float32"}
+LORA = {"rank": R}
+# Every method of the registry, over every base: a new one is held to the fold by itself.
+REGISTRY = [Setup(TINY, "full", **STEP)]
+REGISTRY += [Setup(TINY, method, {}, base, **STEP) for method in METHODS for base in (None, "nf4", "int8")]
+# Those whose rows are worked out by hand below.
 SETUPS = {
-    "full": Setup(TINY, method="full", batch=2, length=48, dtype="bfloat16", master=True),
-    "lora": Setup(TINY, method="lora", batch=2, length=48, rank=R, dtype="float32"),
+    "full": Setup(TINY, "full", **STEP | {"dtype": "bfloat16"}, master=True),
+    "lora": Setup(TINY, "lora", LORA, **STEP),
     "lora, A frozen": Setup(
         TINY,
-        method="lora",
-        batch=2,
-        length=48,
-        rank=R,
-        targets=("q_proj", "v_proj"),
-        freeze_a=True,
-        dtype="float32",
+        "lora",
+        LORA | {"targets": ["q_proj", "v_proj"], "freeze_a": True},
+        **STEP,
         remat=True,
         moments="bfloat16",
     ),
-    "qlora": Setup(TINY, method="qlora", batch=2, length=48, rank=R, dtype="float32", attention="scores"),
-    "qlora, single": Setup(
-        TINY, method="qlora", batch=2, length=48, rank=R, double_quantization=False, dtype="float32", optimizer="sgd"
-    ),
+    "lora nf4": Setup(TINY, "lora", LORA, "nf4", **STEP, attention="scores"),
+    "lora nf4, single": Setup(TINY, "lora", LORA, "nf4", double_quantization=False, **STEP, optimizer="sgd"),
 }
 
 
@@ -58,11 +60,11 @@ def static(name):
         frozen = 4 * L * (2 * R * D + 2)  # A and the scaling, of q and of v
         return rows | {"adapters": 4 * b, "adapter constants": frozen, "optimizer state": (2 + 4) * b + 4}
     rows |= {"optimizer state": 2 * 4 * adapters + 4}
-    if name.startswith("qlora"):
+    if name.startswith("lora nf4"):
         blocks = [(math.ceil(i / 64), o) for i, o in MATRICES.values()]
         rows["weights"] = beta * outside + L * inside // 2
         rows["quantization constants"] = L * sum(k * o + 4 * math.ceil(k * o / 256) + 4 for k, o in blocks)
-    if name == "qlora, single":
+    if name == "lora nf4, single":
         rows["quantization constants"] = L * sum(4 * k * o for k, o in blocks)
         del rows["optimizer state"]
     return rows
@@ -86,6 +88,18 @@ def check_static(plan, name):
     assert plan.argument == sum(expected.values())
     trains = expected["weights" if name == "full" else "adapters"]
     assert plan.alias == trains + expected.get("optimizer state", 0)
+
+
+def check_given(plan, setup):
+    """The compiled program takes what the fold over the step's trees counts: row by row, 0 bytes off."""
+    rows = given(*steps.build(setup).arguments)
+    assert {row: plan.ledger[row] for row in rows} == dict(rows)
+    assert plan.argument == rows.total()
+
+
+@pytest.mark.parametrize("setup", REGISTRY, ids=lambda setup: setup.name)
+def test_the_fold_is_what_the_compiled_step_of_every_method_takes(setup):
+    check_given(compiler.plan(setup), setup)
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -146,7 +160,7 @@ def test_a_plugin_of_another_version_is_one_sentence(monkeypatch):
 
 
 def test_what_the_step_refuses_is_said_in_its_words():
-    setup = Setup(TINY, method="lora", rank=33)
+    setup = Setup(TINY, options={"rank": 33})
     with pytest.raises(InputError, match=r"rank must be 1 to 32 for a 56 x 32 matrix, not 33$"):
         compiler.plan(setup)
 
@@ -198,10 +212,16 @@ def test_the_static_rows_for_an_absent_gpu_are_the_shapes_to_the_byte(planned_fo
     check_static(planned_for_h100[name], name)
 
 
+@pytest.mark.parametrize("setup", REGISTRY, ids=lambda setup: setup.name)
+def test_the_fold_is_what_an_absent_gpu_would_be_given_by_every_method(setup):
+    plugin_or_skip()
+    check_given(compiler.plan(setup, "h100"), setup)
+
+
 def test_the_peak_of_an_absent_gpu_is_named():
     plugin_or_skip()
     config = Config(1024, 384, 1088, 4, 6, 3, 64)
-    plan = compiler.plan(Setup(config, batch=2, length=300, rank=8), "h100")
+    plan = compiler.plan(Setup(config, options={"rank": 8}, batch=2, length=300), "h100")
     check_named(plan)
     assert plan.target == "h100"
 

@@ -13,8 +13,7 @@ import pytest
 
 from lora_jax.errors import InputError
 from lora_jax.files import huggingface_config
-from lora_jax.memory import command, device, run_step, zoo
-from lora_jax.memory.setup import Setup
+from lora_jax.memory import command, device, run_step
 from lora_jax.transformer import Config
 
 CPU = {"platform": "cpu", "device": "a processor", "memory": None, "python": "3.11", "jax": "1", "jaxlib": "1"}
@@ -45,7 +44,7 @@ def answers(monkeypatch, **parts):
 
 def test_a_real_step_on_this_cpu(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(huggingface_config.write_config(WIDE)))
-    options = {"model": [str(tmp_path)], "methods": ["full"], "batch": 1, "length": 32}
+    options = {"model": [str(tmp_path)], "method": "full", "batch_size": 1, "length": 32}
     lines, record = measure(tmp_path, **options)
     (row,) = record["rows"]
     planned = row["planned"]
@@ -65,24 +64,24 @@ def test_a_record_is_gone_on_with(tmp_path, monkeypatch):
         monkeypatch, look=CPU, compile=PLANNED, load={"peak": 100}, run={"peak": 900, "held": 3, "cached": True}
     )
     monkeypatch.setattr(device, "_available", lambda: 10**9)
-    _, first = measure(tmp_path, model=["smollm2-135m"], methods=["lora"])
+    _, first = measure(tmp_path, model=["smollm2-135m"], method="lora")
     assert asked == ["look", "compile", "load", "run"]
     assert [(row["used"], row["error"]) for row in first["rows"]] == [(800, 0.0)]
-    _, second = measure(tmp_path, model=["smollm2-135m"], methods=["qlora", "lora"])
-    assert asked == ["look", "compile", "load", "run"] * 2  # QLoRA alone is new
+    _, second = measure(tmp_path, model=["smollm2-135m"])
+    assert asked == ["look", "compile", "load", "run", "look"] + ["compile", "load", "run"] * 2  # LoRA is known
     assert second["rows"][1] == first["rows"][0]
-    _, third = measure(tmp_path, model=["smollm2-135m"], methods=["full"], batch=2, remat=True)
-    assert [row["setup"]["method"] for row in third["rows"]] == ["full", "qlora", "lora"]
-    assert third["summary"] == {"measured": 3, "failed": 0, "median": 0.0, "worst": 0.0}
+    _, third = measure(tmp_path, model=["smollm2-135m"], method="lora", quantize="int8", batch_size=2, remat=True)
+    assert [device.way(row["setup"]) for row in third["rows"]] == ["lora int8", "full", "lora", "lora nf4"]
+    assert third["summary"] == {"measured": 4, "failed": 0, "median": 0.0, "worst": 0.0}
     assert third["rows"][0]["command"] == (
-        "python -m lora_jax measure --device cpu --model smollm2-135m --method full --batch 2 --length 512 "
-        "--attention blocks --dtype float32 --remat"
+        "python -m lora_jax measure --device cpu --attention blocks --batch-size 2 --dtype float32 --length 512 "
+        "--method lora --model smollm2-135m --quantize int8 --remat"
     )
 
 
 def test_a_gpu_counts_for_itself(tmp_path, monkeypatch):
     asked = answers(monkeypatch, look=GPU, compile=PLANNED, run={"peak": 640, "held": 3, "cached": True})
-    lines, record = measure(tmp_path, device_kind="gpu", model=["llama3.1-8b"], methods=["qlora"])
+    lines, record = measure(tmp_path, device_kind="gpu", model=["llama3.1-8b"], method="lora", quantize="nf4")
     assert asked == ["look", "compile", "run"]  # no baseline: the device's own count starts at nothing
     (row,) = record["rows"]
     assert (row["used"], row["error"], row["setup"]["dtype"]) == (640, 0.25, "bfloat16")
@@ -101,7 +100,7 @@ def test_a_gpu_counts_for_itself(tmp_path, monkeypatch):
 )
 def test_a_step_that_fails_is_a_row(tmp_path, monkeypatch, parts, why):
     answers(monkeypatch, look=GPU, **parts)
-    lines, record = measure(tmp_path, device_kind="auto", model=["llama3.1-8b"], methods=["full"])
+    lines, record = measure(tmp_path, device_kind="auto", model=["llama3.1-8b"], method="full")
     assert [(row["used"], row["failed"]) for row in record["rows"]] == [(None, why)]
     assert record["summary"] == {"measured": 0, "failed": 1, "median": None, "worst": None}
     assert lines[1] == f"llama3.1-8b full 1 x 512 bfloat16: failed ({why})"
@@ -109,7 +108,7 @@ def test_a_step_that_fails_is_a_row(tmp_path, monkeypatch, parts, why):
 
 def test_what_failed_is_tried_again_and_replaced(tmp_path, monkeypatch):
     run = {"peak": 640, "held": 3, "cached": True}
-    options = {"device_kind": "gpu", "model": ["smollm2-135m"], "methods": ["lora"]}
+    options = {"device_kind": "gpu", "model": ["smollm2-135m"], "method": "lora"}
     answers(monkeypatch, look=GPU, compile=PLANNED, run={"failed": "no answer in 900 seconds"})
     measure(tmp_path, **options)
     answers(monkeypatch, look=GPU, compile=PLANNED, run=run)
@@ -120,7 +119,7 @@ def test_what_failed_is_tried_again_and_replaced(tmp_path, monkeypatch):
 def test_a_cpu_is_not_asked_for_more_than_it_has(tmp_path, monkeypatch):
     asked = answers(monkeypatch, look=CPU, compile=PLANNED)
     monkeypatch.setattr(device, "_available", lambda: 799)
-    _, record = measure(tmp_path, model=["smollm2-135m"], methods=["full"])
+    _, record = measure(tmp_path, model=["smollm2-135m"], method="full")
     assert record["rows"][0]["failed"] == "out of memory: 800 bytes planned, 799 available"
     assert asked == ["look", "compile"]
 
@@ -155,9 +154,8 @@ def test_arguments_are_filled_as_described():
 
 def test_the_grids_are_of_models_that_exist():
     for grid in (device.CPU_GRID, device.GPU_GRID):
-        rows = device.by_method(grid)
-        setups = [Setup(zoo.config(m), batch=b, length=t, **more) for m, b, t, more in rows]
-        assert {setup.method for setup in setups} == set(device.METHODS)
+        setups = [setup for _, setup in device.grid(grid, "float32")]
+        assert {setup.name for setup in setups} == {"full", "lora", "lora nf4"}
         described = [json.dumps(dataclasses.asdict(setup)) for setup in setups]
         assert len(set(described)) == len(described)  # a row twice would be measured once
 
@@ -184,6 +182,13 @@ def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
     assert refusal(lambda: measure(tmp_path, model=["smollm2-135m"], length=-5)) == (
         "length is -5, and must be a whole number of 1 or more"
     )
+    assert refusal(lambda: measure(tmp_path, model=["smollm2-135m"], method="qlora")) == (
+        "there is no method 'qlora': choose full or lora"
+    )
+    assert refusal(lambda: measure(tmp_path, model=["smollm2-135m"], quantize="nf4")) == (
+        "--quantize is for one method: say which with --method"
+    )
+    assert refusal(lambda: measure(tmp_path, method="full")) == "--method is for models: say which with --model"
     record = tmp_path / "record.json"
     record.write_text(json.dumps({"made_by": GPU, "rows": []}))
     assert refusal(lambda: measure(tmp_path)) == (

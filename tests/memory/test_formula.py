@@ -1,23 +1,19 @@
-"""The formula: its static rows against the real step's shapes, its sums against figures worked by hand or published."""
+"""The estimate: its exact rows against sums by hand and published figures, its total against what the peak says."""
 
-import ast
 import dataclasses
 import itertools
-import math
-from pathlib import Path
 
+import closed_forms
 import jax
-import jax.numpy as jnp
 import pytest
 
-from lora_jax import lora, quantize
-from lora_jax.adapters import placement
-from lora_jax.adapters.base import num_bytes
+from lora_jax import lora
+from lora_jax.adapters import METHODS
 from lora_jax.errors import InputError
-from lora_jax.memory import activations, backward, formula, ledger, letters, phases, setup, sizes
-from lora_jax.memory.setup import Setup
-from lora_jax.memory.steps import build, trees
-from lora_jax.transformer import Config, projection_shapes
+from lora_jax.memory import activations, peak, steps, zoo
+from lora_jax.memory.estimate import estimate
+from lora_jax.memory.setup import Setup, ways
+from lora_jax.transformer import Config
 
 SMALL = Config(31, 12, 20, 3, 6, 2, 8, biases=("q_proj", "k_proj", "v_proj"))
 # Wide enough that Adafactor factors, with NF4 blocks and groups that do not come out even.
@@ -25,24 +21,6 @@ WIDE = Config(301, 136, 200, 2, 3, 1, 66, tie_word_embeddings=False)
 LLAMA_8B = Config(128_256, 4096, 14_336, 32, 32, 8, 128, tie_word_embeddings=False)
 # 175 billion in the paper's count; its block has four square matrices and two of four times the width.
 GPT3_WIDTH, GPT3_LAYERS, GPT3_VOCABULARY = 12_288, 96, 50_257
-HUNDRED_BILLION = Config(32_000, 8192, 22_528, 142, 64, 8, 128, tie_word_embeddings=False)
-
-
-def static_rows(made):
-    """The bytes of a real step's trees, row by row."""
-    step = build(made)
-    full = made.method == "full"
-    params = step.trainable if full else step.frozen[0]
-    return {
-        "base": num_bytes(params),
-        "adapters": 0 if full else num_bytes(step.trainable),
-        "adapter constants": 0 if full else num_bytes(step.frozen[1]),
-        "optimizer state": num_bytes(step.opt_state),
-        "gradients": num_bytes(step.trainable),
-        "batch": num_bytes(step.batch),
-    }
-
-
 OPTIMIZERS = [
     {"optimizer": "adamw"},
     {"optimizer": "adamw", "moments": "bfloat16"},
@@ -51,157 +29,170 @@ OPTIMIZERS = [
     {"optimizer": "sgd"},
     {"optimizer": "adafactor"},
 ]
-METHODS = [
+STEPS = [
     {"method": "full"},
     {"method": "full", "dtype": "bfloat16"},
     {"method": "full", "dtype": "bfloat16", "master": True},
-    {"method": "lora", "targets": ["q_proj", "mlp.down_proj"], "rank": 5},
-    {"method": "lora", "targets": "attention", "freeze_a": True, "dtype": "bfloat16"},
-    {"method": "qlora", "double_quantization": True},
-    {"method": "qlora", "double_quantization": False, "dtype": "bfloat16", "targets": "mlp"},
+    {"options": {"rank": 5, "targets": ["q_proj", "mlp.down_proj"]}},
+    {"options": {"rank": 3, "targets": "attention", "freeze_a": True}, "dtype": "bfloat16"},
+    {"options": {"rank": 3}, "quantize": "nf4", "double_quantization": True},
+    {
+        "options": {"rank": 3, "targets": "mlp"},
+        "quantize": "nf4",
+        "double_quantization": False,
+        "dtype": "bfloat16",
+    },
+    {"options": {"rank": 3}, "quantize": "int8", "dtype": "bfloat16"},
 ]
 
 
 @pytest.mark.parametrize("config", [SMALL, WIDE], ids=["small", "wide"])
-@pytest.mark.parametrize("method", METHODS, ids=lambda options: " ".join(map(str, options.values())))
-def test_static_rows_are_the_real_steps(config, method):
+@pytest.mark.parametrize("step", STEPS, ids=lambda words: " ".join(map(str, words.values())))
+def test_static_rows_are_those_worked_out_by_hand(config, step):
     for optimizer in OPTIMIZERS if config is WIDE else OPTIMIZERS[:1]:
-        made = Setup(config, batch=3, length=11, **({"rank": 3, "dtype": "float32"} | method | optimizer))
-        found, expected = formula.predict(made), static_rows(made)
-        assert found["weights"] + found["quantization constants"] == expected.pop("base")
+        setup = Setup(config, batch=3, length=11, **({"dtype": "float32"} | step | optimizer))
+        found, expected = estimate(setup), closed_forms.static_rows(setup)
         assert {name: found[name] for name in expected} == expected
+        assert found["batch"] == 4 * 3 * 11
 
 
-@pytest.mark.parametrize("double", [True, False])
-def test_nf4s_codes_and_constants_apart(double):
-    made = Setup(WIDE, method="qlora", double_quantization=double, dtype="float32", rank=3)
-    down = build(made).frozen[0]["layers"]["mlp"]["down_proj"]
-    codes, constants = sizes.nf4_bytes(200, 136, double)
-    layers = WIDE.num_hidden_layers
-    assert (num_bytes(down.codes), num_bytes(down.constants)) == (layers * codes, layers * constants)
+def test_a_setup_with_dropout_is_given_a_key_and_its_rates():
+    plain, dropped = (estimate(Setup(SMALL, options={"rank": 3} | more)) for more in ({}, {"dropout": 0.1}))
+    assert dropped["batch"] - plain["batch"] == 8
+    assert dropped["adapter constants"] - plain["adapter constants"] == 4 * 3 * 7  # layers, matrices
 
 
-def test_what_is_written_twice_is_the_same():
-    assert (sizes.NF4_BLOCK, sizes.NF4_GROUP) == (quantize.BLOCK, quantize.GROUP)
-    assert {name: jnp.dtype(name).itemsize for name in sizes.ITEMSIZE} == sizes.ITEMSIZE
-    named = {
-        f"{part}.{name}": shape for part, shapes in projection_shapes(WIDE).items() for name, shape in shapes.items()
-    }
-    assert sizes.matrices(WIDE) == named
+def test_ranks_and_targets_may_differ_by_layer():
+    """What no closed form above knows: 2 layers of q of rank 4, and the third of rank 2; one layer's up_proj."""
+    pattern = {r"layers\.2\..*q_proj": 2}
+    targets = ["q_proj", "layers.1.mlp.up_proj"]
+    found = estimate(Setup(SMALL, options={"rank": 4, "targets": targets, "rank_pattern": pattern}))
+    assert found["adapters"] == 4 * ((4 + 4 + 2) * (12 + 48) + 4 * (12 + 20))
 
 
-@pytest.mark.parametrize("targets", [*sizes.SHORTHANDS, ["q_proj", "v_proj"], ["self_attn.o_proj"], ["mlp.up_proj"]])
-def test_targets_are_the_packages(targets):
-    params = jax.eval_shape(lambda key: trees(Setup(WIDE, method="full"), key)[0], jax.random.key(0))
-    names = {name.split(".", 2)[2] for name in placement.select(params, targets)}
-    assert names == set(sizes.targeted(WIDE, targets))
-    adapters, _ = jax.eval_shape(lambda params: lora.init(jax.random.key(1), params, rank=7, targets=targets), params)
-    assert sizes.lora_parameters(WIDE, 7, targets) == sum(leaf.size for leaf in jax.tree.leaves(adapters))
-
-
-@pytest.mark.parametrize("targets", ["q_proj", r".*q_proj", ["lm_head"], ["layers.1.mlp.up_proj"], ["proj"]])
-def test_targets_it_cannot_count_are_refused_in_a_sentence(targets):
-    with pytest.raises(
-        InputError, match=r"the formula cannot count the target .*: give it all-linear, attention, mlp, or"
-    ):
-        formula.predict(Setup(SMALL, targets=targets))
-
-
-def test_no_target_and_too_high_a_rank_are_refused():
-    with pytest.raises(InputError, match="there is no target: name at least one of a block's matrices"):
-        formula.predict(Setup(SMALL, targets=[]))
-    with pytest.raises(
-        InputError, match=r"layers.N.self_attn.q_proj: rank must be 1 to 12 for a 12 x 48 matrix, not 13"
-    ):
-        formula.predict(Setup(SMALL, rank=13))
+def test_counts_of_parameters():
+    """Llama's is the published one, and PEFT's of trainable numbers at rank 16 on seven modules."""
+    for config in (SMALL, WIDE, LLAMA_8B):
+        assert steps.parameters(config) == closed_forms.parameters(config)
+    assert steps.parameters(LLAMA_8B) == 8_030_261_248
+    assert estimate(Setup(LLAMA_8B, options={"rank": 16}))["adapters"] == 4 * 41_943_040
 
 
 def test_a_hundred_billion_by_hand():
-    """About 100e9 x 2 bytes: 200 GB; ten checkpoints, 2 TB."""
-    D, F, L, V, KV = 8192, 22_528, 142, 32_000, 1024
-    count = L * (2 * D * D + 2 * D * KV + 3 * D * F + 2 * D) + 2 * V * D + D
-    assert sizes.parameters(HUNDRED_BILLION) == count
-    assert abs(count / 100e9 - 1) < 0.01
-    assert sizes.weight_bytes(HUNDRED_BILLION, "bfloat16") == 2 * count
-    assert round(2 * count / 1e9, -1) == 200
-    assert round(10 * 2 * count / 1e12, 1) == 2.0
+    """100e9 x 2 bytes: 200 GB; ten checkpoints, 2 TB."""
+    assert estimate(Setup(zoo.config("100b"), "full"))["weights"] == 200_000_000_000
 
 
 def test_gpt3_as_in_the_lora_paper():
     """Rank 4 on q and v of 175B: 18.9M parameters, 37.7 MB or 36.0 MiB in 16 bits, where the paper says 35 MB."""
     D, L = GPT3_WIDTH, GPT3_LAYERS
     assert round((L * 12 * D * D + GPT3_VOCABULARY * D) / 1e9) == 175
-    assert 175e9 * sizes.ITEMSIZE["bfloat16"] == 350e9
     square = Config(GPT3_VOCABULARY, D, 4 * D, L, 96, 96, 128)
-    adapter = 2 * sizes.lora_parameters(square, 4, ["q_proj", "v_proj"])
+    adapter = estimate(Setup(square, options={"rank": 4, "targets": ["q_proj", "v_proj"]}))["adapters"] // 2
     assert adapter == 2 * 2 * L * 4 * (D + D)
     assert (round(adapter / 1e6, 1), round(adapter / 2**20, 1)) == (37.7, 36.0)
 
 
-def test_llama_8b():
-    """The published count of parameters, and PEFT's of trainable ones at rank 16 on seven modules."""
-    assert sizes.parameters(LLAMA_8B) == 8_030_261_248
-    assert sizes.lora_parameters(LLAMA_8B, 16) == 41_943_040
-
-
-def test_nf4s_bits():
+@pytest.mark.parametrize(("double", "bits"), [(False, 4.5), (True, 4.127)])
+def test_nf4s_bits(double, bits):
     """QLoRA (arXiv 2305.14314): 0.5 bits of constants a weight, 0.127 where they are quantized themselves."""
-    rows = columns = 4096
-    bits = [8 * sum(sizes.nf4_bytes(rows, columns, double)) / rows / columns for double in (False, True)]
-    assert bits[0] == 4.5
-    assert bits[1] == 4 + 8 / 64 + 32 / (64 * 256) + 32 / rows / columns
-    assert round(bits[1], 3) == 4.127
-
-
-def test_the_peak_is_one_moments_and_never_the_sum():
-    for method, remat in itertools.product(({"method": "full"}, {"method": "qlora"}), (False, True)):
-        made = Setup(LLAMA_8B, batch=2, length=1000, remat=remat, **method)
-        found = phases.moments(made)
-        assert phases.peak(made) == max(found.items(), key=lambda pair: pair[1])
-        table = formula.predict(made)
-        arguments = table.static - table["gradients"] + table["batch"]
-        assert table.total == arguments + max(found.values()) < arguments + sum(found.values())
-
-
-def test_a_step_whose_fullest_moment_is_the_loss():
-    made = Setup(dataclasses.replace(SMALL, vocab_size=50_000), batch=2, length=200, rank=3)
-    table = formula.predict(made)
-    assert phases.peak(made)[0] == "loss"
-    # Two chunks of 200 tokens: logits and their gradient in bfloat16.
-    assert table["workspace"] == 0 and table["logits and loss"] > 2 * 200 * 50_000 * 2
-    assert table["saved activations"] == activations.saved_bytes(made)
-
-
-def test_only_the_last_two_rows_are_estimates():
-    table = formula.predict(Setup(LLAMA_8B))
-    assert [row.name for row in table if not row.exact] == ["workspace"]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("attention", ["blocks", "scores"])
-def test_scores_grow_with_the_square_of_the_length_and_blocks_do_not(dtype, attention):
-    def temporary(length):
-        return phases.peak(Setup(LLAMA_8B, length=length, remat=True, dtype=dtype, attention=attention))[1]
-
-    growth = math.log2((temporary(65_536) - temporary(32_768)) / (temporary(32_768) - temporary(16_384)))
-    assert round(growth, 1) == {"blocks": 1.0, "scores": 2.0}[attention]
+    config = Config(64, 4096, 4096, 1, 32, 32, 128)
+    plain, packed = (
+        estimate(Setup(config, quantize=quantize, double_quantization=double)) for quantize in (None, "nf4")
+    )
+    matrices = 7 * 4096 * 4096
+    held = packed["weights"] + packed["quantization constants"] - (plain["weights"] - 2 * matrices)
+    assert round(8 * held / matrices, 3) == bits
 
 
 @pytest.mark.parametrize(
-    "module", [formula, sizes, activations, phases, backward, letters, ledger, setup], ids=lambda m: m.__name__
+    ("change", "sentence"),
+    [
+        ({"options": {"rank": 13}}, r"layers.0.self_attn.q_proj: rank must be 1 to 12 for a 12 x 48 matrix, not 13"),
+        (
+            {"options": {"rank": True}},
+            r"layers.0.self_attn.q_proj: rank must be 1 to 12 for a 12 x 48 matrix, not True",
+        ),
+        (
+            {"options": {"targets": []}},
+            r"no weight matches the target \[\]; there are: embed_tokens, layers.N.self_attn",
+        ),
+        ({"options": {"targets": "q_proj"}}, r"no weight matches the target 'q_proj'; there are: embed_tokens, layers"),
+        (
+            {"options": {"targets": ["embed_tokens"]}},
+            r"the estimate counts adapters in the layers alone, and not on emb",
+        ),
+    ],
 )
-def test_no_jax_and_no_trace(module):
-    """What runs at import, or later, is the standard library and the formula's own files."""
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    hints = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    skipped = {id(inner) for node in hints for inner in ast.walk(node)}
-    found = set()
-    for node in ast.walk(tree):
-        if id(node) not in skipped and isinstance(node, ast.Import | ast.ImportFrom):
-            own = [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
-            found |= {node.module, *own} if own else {alias.name for alias in node.names}
-    ours = {name for name in found if name.startswith("lora_jax")}
-    own_files = ("sizes", "activations", "phases", "backward", "letters", "ledger", "setup", "formula")
-    allowed = {f"lora_jax.memory.{name}" for name in own_files}
-    assert all(name == "lora_jax.memory" or name.startswith((*allowed, "lora_jax.errors")) for name in ours)
-    assert not {name.split(".")[0] for name in found - ours} & {"jax", "jaxlib", "numpy", "optax"}
+def test_what_the_shapes_refuse_is_said_in_a_sentence(change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        estimate(Setup(SMALL, **change))
+
+
+EACH = [
+    Setup(config, method, {}, quantize, dtype=dtype, batch=2, length=100, remat=remat)
+    for config in (WIDE, LLAMA_8B)
+    for method, quantize in [("full", None), *itertools.product(METHODS, (None, "nf4", "int8"))]
+    for dtype, remat in (("float32", False), ("bfloat16", True))
+]
+
+
+@pytest.mark.parametrize("setup", EACH, ids=lambda s: f"{s.name} {s.dtype} {s.config.num_hidden_layers}")
+def test_the_total_is_the_arguments_and_the_fullest_moment(setup):
+    step, found = steps.build(setup), estimate(setup)
+    moment, temporary = peak.temporary(setup, step.trainable, step.params)
+    assert moment in ("layers", "loss", "update")
+    assert found.total == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(step.arguments)) + temporary
+    assert found["saved activations"] == activations.saved_bytes(setup, step.trainable)
+    estimated = {row.name for row in found if not row.exact}
+    assert len(estimated) <= 1 and estimated <= {"workspace", "logits and loss", "not at once"}
+
+
+def test_where_not_all_is_there_at_once_a_row_says_so(monkeypatch):
+    """An untied model in float32: at the update the saved activations are gone."""
+    setup = Setup(WIDE, "full", dtype="float32")
+    gradients, saved = (estimate(setup)[row] for row in ("gradients", "saved activations"))
+    monkeypatch.setattr(peak, "temporary", lambda setup, trainable, params: ("update", gradients + 7))
+    assert estimate(setup)["not at once"] == 7 - saved
+    assert estimate(setup).total == closed_forms.optimizer(setup) + 2 * gradients + 4 * 1024 + 7
+
+
+@pytest.mark.parametrize("setup", EACH, ids=lambda s: f"{s.name} {s.dtype} {s.config.num_hidden_layers}")
+@pytest.mark.parametrize("name", ["batch", "length"])
+def test_more_batch_or_more_length_never_needs_less(setup, name):
+    for attention in ("blocks", "scores"):
+        grown = [
+            dataclasses.replace(setup, attention=attention, **{name: n}) for n in [*range(1, 40), *range(250, 260), 999]
+        ]
+        totals = [estimate(one).total for one in grown]
+        assert totals == sorted(totals)
+
+
+def test_the_ways_are_the_words_of_the_command():
+    adapted = Setup(SMALL, options={"rank": 3, "targets": "mlp"}, quantize="int8")
+    assert list(ways(adapted)) == ["full", "lora", "lora int8"]
+    assert ways(adapted)["lora int8"] == adapted
+    full = Setup(SMALL, "full", master=True)
+    assert list(ways(full)) == ["full", "lora", "lora nf4"]
+    assert ways(full)["full"] == full
+    assert ways(full)["lora"] == Setup(SMALL, options={"rank": 16})
+
+
+def test_what_is_held_does_not_depend_on_what_the_batch_brings():
+    """The shapes are kept by `held`: what they do not depend on is not part of it, and all else is."""
+    setup = Setup(SMALL, options={"rank": 3})
+    moved = dataclasses.replace(setup, batch=3, length=7, remat=True, attention="scores")
+    assert moved.held == setup.held and estimate(moved).static == estimate(setup).static
+    for change in ({"options": {"rank": 4}}, {"quantize": "nf4"}, {"dtype": "float32"}, {"moments": "bfloat16"}):
+        other = dataclasses.replace(setup, **change)
+        assert other.held != setup.held and estimate(other).static != estimate(setup).static
+
+
+def test_the_caller_s_options_are_copied():
+    options = {"rank": 3}
+    setup = Setup(SMALL, options=options)
+    options["rank"] = 5
+    assert setup.options == {"rank": 3}
+    assert estimate(setup)["adapters"] == 4 * closed_forms.lora_parameters(SMALL, 3)
+    adapters, _ = jax.eval_shape(lambda key: lora.init(key, steps.build(setup).params, rank=3), jax.random.key(0))
+    assert estimate(setup)["adapters"] == sum(leaf.size * 4 for leaf in jax.tree.leaves(adapters))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_jax.errors import InputError
-from lora_jax.memory.ledger import Ledger, ledger
+from lora_jax.memory.ledger import Ledger, ledger, row_of, size
 from lora_jax.memory.setup import Setup
 from lora_jax.pretraining import SMALL
 
@@ -19,14 +19,55 @@ def test_rows_stand_in_one_order_and_add_up():
     assert found.as_json()["total"] == found.total
 
 
+def test_bytes_for_a_person():
+    """The article's ten checkpoints of 200 GB are 2.0 TB."""
+    written = {
+        10 * 200 * 10**9: "2.0 TB",
+        200 * 10**9: "200.0 GB",
+        -3 * 10**9: "-3.0 GB",
+        2_500_000: "2.5 MB",
+        999: "1.0 kB",
+        0: "0.0 kB",
+        999_940_000: "999.9 MB",
+        999_950_000: "1.0 GB",
+    }
+    assert {number: size(number) for number in written} == written
+    assert [size(2**n, ".2f", binary=True) for n in (10, 20, 30, 40)] == [
+        "1.00 KiB",
+        "1.00 MiB",
+        "1.00 GiB",
+        "1.00 TiB",
+    ]
+    assert size(300_000, "g") == "300 kB"
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "row"),
+    [
+        ("trainable['layers']['mlp']['up_proj']", True, "weights"),
+        ("trainable['layers']['mlp']['up_proj'].a", False, "adapters"),
+        ("opt_state[0].mu['layers']['mlp']['up_proj'].scale", False, "optimizer state"),
+        ("frozen[0]['layers']['mlp']['up_proj'].codes", False, "weights"),
+        ("frozen[0]['layers']['mlp']['up_proj'].w.codes", False, "weights"),
+        ("frozen[0]['layers']['mlp']['up_proj'].scale", False, "quantization constants"),
+        ("frozen[0]['layers']['mlp']['up_proj'].constants.codes", False, "quantization constants"),
+        ("frozen[0]['norm']", False, "weights"),
+        ("frozen[1]['layers']['mlp']['up_proj'].scaling", False, "adapter constants"),
+        ("batch['tokens']", True, "batch"),
+        ("something", True, None),
+    ],
+)
+def test_each_leaf_has_its_row(name, full, row):
+    assert row_of(name, full) == row
+
+
 def test_the_table_says_gb_and_gib_and_what_is_an_estimate():
     found = ledger("100B in bfloat16", {"weights": 200_000_000_000}, {"workspace": 2**30})
     assert found.table().splitlines() == [
         "100B in bfloat16",
-        "                                    GB           GiB",
-        "weights                        200.000       186.265",
-        "workspace               ~        1.074         1.000",
-        "total                   ~      201.074       187.265",
+        "weights                      200.000 GB     186.265 GiB",
+        "workspace               ~      1.074 GB       1.000 GiB",
+        "total                   ~    201.074 GB     187.265 GiB",
     ]
 
 
@@ -41,11 +82,15 @@ def test_two_ledgers_are_compared_row_by_row():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"method": "prayer"}, "method is 'prayer': choose one of full, lora, qlora"),
+        ({"method": "prayer"}, "there is no method 'prayer': choose full or lora"),
+        ({"method": "full", "options": {"rank": 3}}, "full fine-tuning has no rank: leave it out"),
+        ({"options": {"rnak": 3, "rank": 4}}, "lora has no rnak: it has rank, alpha, targets, "),
+        ({"method": "full", "quantize": "nf4"}, "a quantized base is frozen and cannot be trained itself"),
+        ({"quantize": "nf5"}, "quantize is 'nf5': choose one of None, nf4, int8"),
         ({"dtype": "float16"}, "dtype is 'float16': choose one of float32, bfloat16"),
         ({"batch": 0}, "batch is 0, and must be a whole number of 1 or more"),
         ({"length": -5}, "length is -5, and must be a whole number of 1 or more"),
-        ({"rank": True}, "rank is True, and must be a whole number of 1 or more"),
+        ({"batch": True}, "batch is True, and must be a whole number of 1 or more"),
         ({"method": "lora", "master": True}, "a float32 master copy is for full fine-tuning in bfloat16"),
     ],
 )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import closed_forms
 import jax
 import pytest
 from small_model import CONFIG, model, quick_compilation  # noqa: F401
@@ -11,9 +12,11 @@ from small_model import CONFIG, model, quick_compilation  # noqa: F401
 from lora_jax.adapters import lora
 from lora_jax.errors import InputError
 from lora_jax.files import huggingface_config, peft
-from lora_jax.memory import command, compiler, formula, hardware, planner, sizes, zoo
+from lora_jax.memory import command, compiler, hardware, peak, planner, steps, zoo
+from lora_jax.memory.checkpoints import checkpoint
+from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import ledger
-from lora_jax.memory.setup import Setup
+from lora_jax.memory.setup import Setup, ways
 
 # Parameters as the models' own safetensors files count them (the totals on their Hugging Face pages).
 PUBLISHED = {
@@ -39,9 +42,10 @@ PUBLISHED = {
     "qwen2.5-72b": 72_706_203_648,
 }
 OURS = {"100b": 100_000_000_000, "stories-2.8m": 2_755_008, "gpt3-175b": 174_566_105_088}
-GIVEN = {"method": "lora", "rank": 16, "batch": 1, "length": 1024, "remat": False, "attention": "blocks"}
-GIVEN |= {"dtype": "bfloat16", "optimizer": "adamw", "targets": "all-linear", "card": None, "compile": False}
-GIVEN |= {"seconds_per_step": None, "steps": 1000, "model": "llama3.1-8b"}
+GIVEN = {"method": "lora", "rank": None, "targets": None, "freeze_a": False, "quantize": None, "batch_size": 1}
+GIVEN |= {"length": 1024, "remat": False, "attention": "blocks", "dtype": "bfloat16", "optimizer": "adamw"}
+GIVEN |= {"card": None, "compile": False, "seconds_per_step": None, "steps": 1000, "model": "llama3.1-8b"}
+LLAMA = Setup(zoo.config("llama3.1-8b"), options={"rank": 16})
 
 
 def said(**changes):
@@ -52,14 +56,14 @@ def said(**changes):
 
 
 def test_counts_are_the_published_ones():
-    assert {name: sizes.parameters(config) for name, config in zoo.MODELS.items()} == PUBLISHED | OURS
+    assert {name: steps.parameters(config) for name, config in zoo.MODELS.items()} == PUBLISHED | OURS
 
 
 def test_a_hundred_billion_parameters_are_200_gb_and_ten_checkpoints_2_tb():
     setup = Setup(zoo.config("100b"), method="full", length=128)
-    found = planner.plan(setup, card="h100")
+    found = planner.budget(setup, card="h100")
     assert found.ledger["weights"] == found.checkpoint.bytes == 200 * 10**9
-    times = {trip.hop.name: (trip.one, trip.ten) for trip in found.trips}
+    times = {one.hop.name: (one.one, one.ten) for one in found.transfers}
     assert times["PCIe 5 x16"] == (pytest.approx(200 / 55.06), pytest.approx(2000 / 55.06))  # 3.6 and 36 s
     assert times["Samsung 980 PRO, sustained"] == (pytest.approx(200 / 2.04), pytest.approx(2000 / 2.04))  # 98 and 980
     # AdamW's two moments in bfloat16 and a count: 2 + 2 + 2 bytes a parameter.
@@ -68,24 +72,23 @@ def test_a_hundred_billion_parameters_are_200_gb_and_ten_checkpoints_2_tb():
 
 def test_gpt3_is_the_lora_papers():
     config = zoo.config("gpt3-175b")
-    matrices = sum(i * o for i, o in sizes.matrices(config).values())
+    matrices = sum(i * o for i, o in closed_forms.matrices(config).values())
     assert matrices == 12 * 12_288**2  # attention's 4 D^2 and the feed-forward's 8 D^2
-    stored = planner.checkpoint(Setup(config, rank=4, targets=["q_proj", "v_proj"]))
+    stored = checkpoint(steps.build(Setup(config, options={"rank": 4, "targets": ["q_proj", "v_proj"]})))
     assert stored.in_16_bits == 37_748_736  # 37.7 MB, 36.0 MiB: the paper's "35 MB"
     assert stored.bytes == 2 * stored.in_16_bits
-    assert 2 * sizes.parameters(config) / 1e9 == pytest.approx(350, rel=0.005)
+    assert 2 * steps.parameters(config) / 1e9 == pytest.approx(350, rel=0.005)
 
 
 @pytest.mark.parametrize("freeze_a", [False, True])
 def test_a_checkpoint_is_what_the_file_of_the_adapter_holds(tmp_path, freeze_a):
     _, params = model()
-    adapters, constants = lora.init(
-        jax.random.key(0), params, rank=5, targets=["q_proj", "down_proj"], freeze_a=freeze_a
-    )
+    options = {"rank": 5, "targets": ["q_proj", "down_proj"], "freeze_a": freeze_a}
+    adapters, constants = lora.init(jax.random.key(0), params, **options)
     peft.save_adapter(tmp_path / "adapter", adapters, constants, base=params)
     raw = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
     header = int.from_bytes(raw[:8], "little")
-    stored = planner.checkpoint(Setup(CONFIG, rank=5, targets=["q_proj", "down_proj"], freeze_a=freeze_a))
+    stored = checkpoint(steps.build(Setup(CONFIG, options=options)))
     assert stored.what == "adapter"
     assert stored.bytes == len(raw) - 8 - header
     assert stored.resumable == stored.bytes + 4 + sum(2 * x.nbytes for x in jax.tree.leaves(adapters))
@@ -127,40 +130,100 @@ def test_the_largest_batch_is_found(most):
 
 
 def test_the_largest_batch_fits_and_the_next_does_not():
-    setup = Setup(zoo.config("smollm2-135m"), method="qlora", length=512)
-    (seat,) = planner.plan(setup, card="t4").seats
+    setup = Setup(zoo.config("smollm2-135m"), options={"rank": 16}, quantize="nf4", length=512)
+    (fit,) = planner.budget(setup, card="t4").cards
 
-    def peak(batch):
-        return formula.predict(dataclasses.replace(setup, batch=batch)).total
+    def total(batch):
+        return estimate(dataclasses.replace(setup, batch=batch)).total
 
-    assert seat.largest_batch > 1
-    assert peak(seat.largest_batch) <= seat.usable < peak(seat.largest_batch + 1)
-    assert seat.room == seat.usable - peak(1)
-    assert seat.usable == round(14.56 * 2**30)
+    assert fit.largest_batch > 1
+    assert 1.05 * total(fit.largest_batch) <= fit.usable < 1.05 * total(fit.largest_batch + 1)
+    assert fit.room == fit.usable - total(1)
+    assert fit.usable == round(14.56 * 2**30)
+
+
+def test_the_verdicts_by_hand():
+    """The margin is 5 %: 100 bytes are sure to fit into 105 and not into 104, and never fit into 99."""
+    assert peak.MARGIN == 0.05
+    assert [planner.verdict(100, usable) for usable in (99, 100, 104, 105)] == [
+        planner.DOES_NOT_FIT,
+        planner.TOO_CLOSE,
+        planner.TOO_CLOSE,
+        planner.FITS,
+    ]
+
+
+MANY = [
+    dataclasses.replace(one, length=length, remat=remat)
+    for model, length, remat in (
+        ("llama3.1-8b", 1024, False),
+        ("smollm2-135m", 4096, True),
+        ("stories-2.8m", 10**5, False),
+    )
+    for one in ways(Setup(zoo.config(model), options={"rank": 8})).values()
+]
+
+
+@pytest.mark.parametrize("setup", MANY, ids=lambda setup: f"{setup.name} {setup.length}")
+def test_the_largest_batch_agrees_with_the_verdict_at_every_batch(setup):
+    order = [planner.FITS, planner.TOO_CLOSE, planner.DOES_NOT_FIT]
+    for card in ("t4", "a100-40", "h200"):
+        (first,) = planner.card_fits(setup, [card])
+        most, said = first.largest_batch, []
+        for batch in sorted({*range(1, 9), *range(max(1, most - 2), most + 9), 2 * most + 9}):
+            (fit,) = planner.card_fits(dataclasses.replace(setup, batch=batch), [card])
+            assert (fit.verdict == planner.FITS) == (batch <= most) == (fit.cards == 1)
+            assert fit.largest_batch == most
+            said.append(order.index(fit.verdict))
+        assert said == sorted(said) and said[-1] == 2
+
+
+def test_a_method_fits_from_the_card_on_which_it_is_sure_to():
+    """The smallest card of the comparison is one whose verdict is "fits", and no smaller card's is."""
+    found = planner.budget(dataclasses.replace(LLAMA, length=2048))
+    order = sorted(hardware.NVIDIA, key=lambda name: hardware.NVIDIA[name].usable)
+    for one in found.methods:
+        verdicts = [planner.verdict(one.peak, hardware.NVIDIA[name].usable) for name in order]
+        at = order.index(one.smallest)
+        assert verdicts[at:] == [planner.FITS] * len(verdicts[at:]) and planner.FITS not in verdicts[:at]
+
+
+def test_small_steps_are_sent_to_the_compiler():
+    text, found = said(model="stories-2.8m")
+    assert "A step below 1.0 GB is to be compiled (--compile) to be known" in text
+    assert found["ledger"]["total"] < peak.SMALL
+    assert "is to be compiled" not in said()[0]
+
+
+def test_what_is_too_close_is_said_with_what_to_do(monkeypatch):
+    total = estimate(LLAMA).total
+    card = dataclasses.replace(hardware.CARDS["l4"], memory=total + total // 50)
+    monkeypatch.setitem(hardware.CARDS, "l4", card)
+    text, found = said(card="l4")
+    (fit,) = found["cards"]
+    assert (fit["verdict"], fit["room"], fit["largest_batch"]) == ("too close: --compile", total // 50, 0)
+    assert fit["cards"] == 2  # which is sure
+    assert "too close: --compile" in text and "--compile asks the compiler" in text
 
 
 def test_the_least_time_a_step_takes_by_hand():
-    setup = Setup(CONFIG, rank=2, targets=["q_proj"])
+    """What trains has as many bytes as its gradients: read once and written once, like the optimizer's state."""
     step = ledger("a step", {"weights": 500, "adapters": 20, "gradients": 20, "optimizer state": 44}, {"workspace": 9})
     card = hardware.Accelerator("slow", 10**9, 100, None, hardware.Source("nobody", "2026"))
-    trains = 4 * 3 * 2 * (24 + 56)  # float32, 3 layers, rank 2, 24 x 56
-    assert planner.least_seconds(setup, step, card, 1) == pytest.approx((500 + 20 + 44 + trains + 44) / 100)
-    assert planner.least_seconds(setup, step, card, 4) == pytest.approx((500 + 20 + 44 + trains + 44) / 400)
+    assert planner.least_seconds(step, card, 1) == pytest.approx((500 + 20 + 44 + 20 + 44) / 100)
+    assert planner.least_seconds(step, card, 4) == pytest.approx((500 + 20 + 44 + 20 + 44) / 400)
 
 
-def test_the_tickets_are_the_three_methods_on_one_flight():
+def test_the_methods_are_compared_on_the_same_step():
     setup = Setup(zoo.config("llama3.1-8b"), method="full", dtype="bfloat16", master=True)
-    full, low, quantized = planner.plan(setup).tickets
-    assert (full.method, low.method, quantized.method) == ("full", "lora", "qlora")
+    full, low, quantized = planner.budget(setup).methods
+    assert (full.method, low.method, quantized.method) == ("full", "lora", "lora nf4")
     assert full.peak > low.peak > quantized.peak
     assert full.checkpoint.bytes == 2 * 8_030_261_248
     assert low.checkpoint.bytes == quantized.checkpoint.bytes == 4 * 41_943_040  # rank 16, seven matrices
     # bfloat16 weights, their float32 copy and its two float32 moments: 14 bytes a parameter.
     assert full.checkpoint.resumable == 14 * 8_030_261_248 + 4
-    usable = {name: card.usable for name, card in hardware.NVIDIA.items()}
-    for one in (low, quantized):
-        assert usable[one.smallest] == min(n for n in usable.values() if n >= one.peak)
-    assert full.peak > max(usable.values()) or full.smallest is not None
+    assert full.peak == planner.budget(setup).ledger.total
 
 
 def test_what_a_run_costs_by_hand():
@@ -180,28 +243,25 @@ def test_the_text_names_what_was_planned():
     assert "41,943,040 train" in text and "attention in blocks, nothing rematerialized" in text
     assert "a third party's listing of rental prices, 2026-03-21" in text
     assert all(card.name in text for card in hardware.NVIDIA.values())
-    assert "choose a seat" in text and "A T4 has no bfloat16" in text
+    assert "lora nf4 " in text and "A T4 has no bfloat16" in text
     assert json.loads(json.dumps(found))["setup"]["attention"] == "blocks"
-    assert len(found["seats"]) == len(hardware.NVIDIA)
-    text, found = said(attention="scores", remat=True, card="l4", length=200_000, targets="q_proj,v_proj")
-    assert "attention in scores, blocks rematerialized" in text and "rank 16 on q_proj, v_proj" in text
-    assert [seat["card"] for seat in found["seats"]] == ["l4"]
+    assert len(found["cards"]) == len(hardware.NVIDIA)
+    more = {"attention": "scores", "remat": True, "quantize": "int8", "freeze_a": True, "targets": ["q_proj", "v_proj"]}
+    text, found = said(card="l4", length=200_000, **more)
+    assert "attention in scores, blocks rematerialized" in text
+    assert "lora int8, rank 16, targets q_proj v_proj, freeze_a: " in text
+    assert [fit["card"] for fit in found["cards"]] == ["l4"]
     assert "200,000 tokens are more than the 131,072 positions" in text
 
 
 def test_where_nothing_helps_it_says_so():
-    _, found = said(card="t4", length=131_072, batch=64)
-    (seat,) = found["seats"]
-    assert (seat["cards"], seat["largest_batch"], seat["least_seconds"], seat["dollars_an_hour"]) == (
-        None,
-        0,
-        None,
-        None,
-    )
+    _, found = said(card="t4", length=131_072, batch_size=64)
+    (fit,) = found["cards"]
+    assert (fit["cards"], fit["largest_batch"], fit["least_seconds"], fit["dollars_an_hour"]) == (None, 0, None, None)
 
 
-def test_the_compilers_plan_stands_beside_the_formulas(monkeypatch):
-    total = formula.predict(Setup(zoo.config("llama3.1-8b"))).total
+def test_the_compilers_plan_stands_beside_the_estimate_and_has_the_last_word(monkeypatch):
+    total = estimate(LLAMA).total
     asked = []
 
     def compiled(setup, target):
@@ -211,9 +271,12 @@ def test_the_compilers_plan_stands_beside_the_formulas(monkeypatch):
 
     monkeypatch.setattr(compiler, "plan", compiled)
     text, found = said(compile=True)
-    assert asked == [(Setup(zoo.config("llama3.1-8b")), "h100")]
+    assert asked == [(LLAMA, "h100")]
     assert found["compiled"]["error"] == -0.5 and found["compiled"]["needed"] == 2 * total
-    assert "the formula is -50.00% off what XLA plans for h100" in text
+    assert "the estimate is -50.00% off what XLA plans for h100" in text
+    assert "by XLA's plan the step fits on one H100 SXM: " in text and found["compiled"]["fits"]
+    text, found = said(compile=True, card="l4")
+    assert "by XLA's plan the step does not fit on one L4: " in text and not found["compiled"]["fits"]
 
     def too_small(setup, target):
         raise compiler.DoesNotFit(target, 40 * 2**30, 16 * 2**30)
@@ -238,8 +301,14 @@ def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
         "there is no card 'h900': choose t4, l4, rtx3090, rtx4090, a100-40, a100-80, h100, h200, b200, tpu-v5e, "
         "tpu-v5p, tpu-v6e"
     )
-    assert refusal(lambda: said(batch=-1)) == "batch is -1, and must be a whole number of 1 or more"
-    assert refusal(lambda: said(method="dora")) == "method is 'dora': choose one of full, lora, qlora"
+    assert refusal(lambda: said(batch_size=-1)) == "batch is -1, and must be a whole number of 1 or more"
+    assert refusal(lambda: said(method="qlora")) == "there is no method 'qlora': choose full or lora"
+    assert refusal(lambda: said(method="full", rank=4)) == (
+        "full fine-tuning has no rank: leave it out, or choose an adapter method"
+    )
+    assert refusal(lambda: said(rank=5000)) == (
+        "layers.0.self_attn.q_proj: rank must be 1 to 4096 for a 4096 x 4096 matrix, not 5000"
+    )
     assert refusal(lambda: said(steps=0)) == (
         "a run of 0 steps cannot be planned: give --steps a whole number of 1 or more"
     )
@@ -249,7 +318,9 @@ def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
     assert refusal(lambda: said(seconds_per_step=2.0)) == (
         "seconds a step are a card's own: say with --for on which card they were measured"
     )
-    assert "cannot count the target 'k_projection'" in refusal(lambda: said(targets="q_proj,k_projection"))
+    assert refusal(lambda: said(targets=["q_proj", "k_projection"])).startswith(
+        "no weight matches the target 'k_projection'; there are: embed_tokens, lm_head, layers.N.self_attn.q_proj, "
+    )
     monkeypatch.setattr(compiler, "_version", lambda package: None)
     assert refusal(lambda: said(compile=True)) == (
         "planning for h100 takes XLA's compiler for NVIDIA GPUs (no GPU): "
@@ -272,12 +343,6 @@ def test_a_config_json_that_is_none(tmp_path, change, words):
     assert refusal(lambda: said(model=str(tmp_path))) == f"{tmp_path / 'config.json'}: {words}"
 
 
-def test_sizes_and_times_for_a_person():
-    assert [command.size(n) for n in (999, 2_500_000, 200 * 10**9, -3 * 10**9)] == [
-        "1.0 kB",
-        "2.5 MB",
-        "200.0 GB",
-        "-3.0 GB",
-    ]
+def test_times_and_money_for_a_person():
     assert [command.seconds(s) for s in (0.0036, 3.63, 981.2)] == ["3.6 ms", "3.6 s", "981 s"]
     assert math.isclose(planner.run_dollars(2.0, 3600, 3), 6.0)

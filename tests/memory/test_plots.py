@@ -5,22 +5,29 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 
-from lora_jax.memory import formula, plots, tables, zoo
-from lora_jax.memory.ledger import ROWS
-from lora_jax.memory.setup import Setup
+from lora_jax.memory import planner, zoo
+from lora_jax.memory.estimate import estimate
+from lora_jax.memory.ledger import ROWS, ledger
+from lora_jax.memory.plots import DARK, HATCH, HELD, SAVED, WORK, bar, colour
+from lora_jax.memory.setup import Setup, ways
+from lora_jax.plots import COLOURS
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+page_figures, memory_page, tables = map(import_module, ("memory_figures", "memory_page", "memory_tables"))
+
 PAGE = (ROOT / "docs" / "memory.md").read_text()
 ERRORS = {
     "formula": [
         {"group": "seed 0", "method": "full", "bytes": 3 * 10**9, "error": 0.011},
         {"group": "seed 0", "method": "lora", "bytes": 5 * 10**9, "error": -0.004},
-        {"group": "seed 1", "method": "qlora", "bytes": 7 * 10**10, "error": 0.002},
+        {"group": "seed 1", "method": "lora nf4", "bytes": 7 * 10**10, "error": 0.002},
     ],
     "cpu": [{"group": "a model", "method": "lora", "bytes": 10**9, "error": -0.05}],
     "gpu": [],
@@ -44,7 +51,7 @@ def doubled(table):
 
 def drawn(name, table, path):
     before = copy.deepcopy(table)
-    getattr(plots, name)(table, path)
+    getattr(page_figures, name)(table, path)
     assert table == before
     return path.read_bytes()
 
@@ -71,7 +78,7 @@ def test_a_figure_follows_its_table(made, name, tmp_path):
 def figures(monkeypatch):
     """What is drawn, caught before it is written."""
     caught = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path, table: caught.append(figure))
+    monkeypatch.setattr(page_figures, "_save", lambda figure, path, table: caught.append(figure))
     return caught
 
 
@@ -80,7 +87,7 @@ def texts(axes):
 
 
 def test_what_was_not_measured_is_said(figures):
-    plots.errors(ERRORS, "")
+    page_figures.errors(ERRORS, "")
     planned, cpu, gpu = figures[0].axes
     assert texts(gpu) == ["not measured yet"] and not gpu.lines
     assert "not measured yet" not in texts(planned) + texts(cpu)
@@ -90,17 +97,26 @@ def test_what_was_not_measured_is_said(figures):
 
 def test_the_bars_add_up_to_the_peak_and_only_estimates_are_hatched(figures, made):
     table = made["components"]
-    plots.components(table, "")
+    page_figures.components(table, "")
     for axes, (model, methods) in zip(figures[0].axes, table["models"].items(), strict=True):
         ends = {round(bar.get_y(), 6): bar.get_x() + bar.get_width() for bar in axes.patches}
         unit = {"MB": 1e6, "GB": 1e9}[axes.get_xlabel()[:2]]
-        totals = [formula.predict(Setup(zoo.config(model), method=m, **tables.STEP)).total for m in methods]
+        setups = ways(Setup(zoo.config(model), options={"rank": 16}, **tables.STEP))
+        totals = [estimate(setups[way]).total for way in methods]
         assert [end * unit for end in ends.values()] == pytest.approx(totals)
-        assert [bar.get_hatch() for bar in axes.patches] == [*[None] * 5, plots.HATCH] * 3
+        assert [bar.get_hatch() for bar in axes.patches] == [*[None] * 5, HATCH] * 3
 
 
 def test_every_row_of_a_ledger_has_its_place_in_a_bar():
-    assert sorted(name for names in [*plots.HELD.values(), plots.SAVED, plots.WORK] for name in names) == sorted(ROWS)
+    assert sorted(name for names in [*HELD.values(), SAVED, WORK] for name in names) == sorted(ROWS)
+
+
+def test_a_bar_is_as_long_as_the_total_even_where_not_all_is_there_at_once():
+    from matplotlib.figure import Figure
+
+    rows = ledger("a step", {"weights": 4 * 10**9, "saved activations": 3 * 10**9}, {"not at once": -(10**9)})
+    assert bar(Figure().subplots(), 0, "lora", rows) == pytest.approx(6.0)
+    assert colour("lora nf4") == COLOURS["lora nf4"] and colour("lora int8") == DARK
 
 
 def test_the_crossover_is_where_the_lines_cross(made):
@@ -111,19 +127,25 @@ def test_the_crossover_is_where_the_lines_cross(made):
             at = table[name]["crossover"][form]["at"]
             brought = []
             for value in (at - 1, at):
-                setup = Setup(zoo.config(table["model"]), remat=remat, **{name: value, other: fixed})
-                ledger = formula.predict(setup)
-                brought.append(ledger.total - ledger.static)
+                words = {"options": {"rank": 16}, "remat": remat, name: value, other: fixed}
+                found = estimate(Setup(zoo.config(table["model"]), **words))
+                brought.append(found.total - found.static)
             assert brought[0] < table["saved"] <= brought[1]
 
 
-def test_a_square_is_filled_where_the_peak_is_no_more_than_the_card_has(figures):
-    step = {"batch": 1, "length": 8, "rank": 1, "dtype": "float32", "optimizer": "adamw", "attention": "blocks"}
-    peaks = {"full": {"plain": 9, "rematerialized": 8}, "lora": {"plain": 8, "rematerialized": 7},
-             "qlora": {"plain": 7, "rematerialized": 7}}  # fmt: skip
-    plots.fits({"step": step, "usable": {"a card": 7, "another": 8}, "models": {"a model": peaks}}, "")
-    filled = [patch.get_alpha() for patch in figures[0].axes[0].patches[::2]]
-    assert filled == [0.0, 0.3, 1.0, 0.3, 1.0, 1.0]
+def test_a_square_is_filled_where_the_step_fits_and_marked_where_it_is_too_close(figures):
+    step = {"batch": 1, "length": 8, "options": {"rank": 1}, "dtype": "float32", "optimizer": "adamw"}
+    yes, perhaps, no = planner.FITS, planner.TOO_CLOSE, planner.DOES_NOT_FIT
+    verdicts = {
+        "full": {"plain": [no, no], "rematerialized": [no, perhaps]},
+        "lora": {"plain": [no, perhaps], "rematerialized": [yes, yes]},
+        "lora nf4": {"plain": [yes, perhaps], "rematerialized": [yes, perhaps]},
+    }
+    usable, models = {"a card": 7, "another": 8}, {"a model": verdicts}
+    page_figures.fits({"step": step | {"attention": "blocks"}, "usable": usable, "models": models}, "")
+    (axes,) = figures[0].axes
+    assert [patch.get_alpha() for patch in axes.patches[::2]] == [0.0, 0.0, 0.3, 0.3, 1.0, 0.0]
+    assert texts(axes) == ["?", "?"]
 
 
 def test_the_line_through_litgpts_runs(made):
@@ -145,10 +167,7 @@ def test_the_page_is_what_the_formula_and_the_records_say():
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import memory_page
-
+def tool():
     return memory_page
 
 
@@ -164,13 +183,14 @@ def test_the_check_can_fail(tool, made, monkeypatch, tmp_path):
 
 def test_a_record_of_another_formula_is_known(tool):
     setup = {"config": vars(zoo.config("stories-2.8m")), "method": "lora"}
-    total = formula.predict(Setup(zoo.config("stories-2.8m"))).total
+    total = estimate(Setup(zoo.config("stories-2.8m"))).total
     assert not tool.outdated([{"setup": setup, "formula": {"total": total}}])
     assert tool.outdated([{"setup": setup, "formula": {"total": total + 1}}])
 
 
 def test_every_row_of_the_record_is_on_the_page(tool):
-    setup = {"config": vars(zoo.config("stories-2.8m")), "method": "lora", "targets": ["q_proj", "v_proj"]}
+    setup = {"config": vars(zoo.config("stories-2.8m")), "method": "lora", "quantize": "int8"}
+    setup |= {"options": {"rank": 16, "targets": ["q_proj", "v_proj"]}}
     row = {"setup": setup, "formula": {"total": 1_500_000_000}}
     rows = [
         row | {"seed": 0, "index": 0, "plan": {"total": 1_000_000_000}, "error": 0.5},
@@ -179,7 +199,8 @@ def test_every_row_of_the_record_is_on_the_page(tool):
     ]
     said = tool.errors(rows)
     assert "| 0 | 2 | 0 | 37.50% | 50.00% |" in said and "| 1 | 1 | 1 | - | - |" in said
-    assert said.count("| lora | 1 x 1024 tokens, bfloat16, rank 16 on q_proj v_proj, attention blocks, adamw |") == 3
+    step = "1 x 1024 tokens, bfloat16, rank 16, targets q_proj v_proj, attention blocks, adamw"
+    assert said.count(f"| lora int8 | {step} |") == 3
     assert "| 1,000.0 | 1,500.0 | +50.00% |" in said and "not compiled: it refused | 1,500.0 | - |" in said
     assert tool.errors([]) == tool.measured([]) == tool.MISSING
 
@@ -190,7 +211,7 @@ def test_what_the_formula_was_tuned_with_is_told_with_its_misses(tool, monkeypat
     assert not {seed for seed, _, _ in rows} & {*tool.UNSEEN, 0, 1, 2, 3}
     assert "off seed 2" in tool.earlier() and "off seed 3" in tool.earlier()
 
-    total = formula.predict(tool.steps_of_seed(7, 2)[1]).total
+    total = estimate(tool.steps_of_seed(7, 2)[1]).total
     made_up = {"draws": {"7": 2}, "rows": [[7, 1, round(total / 1.5)]]}
     monkeypatch.setattr(tool, "TUNED", tmp_path / "tuned.json")
     tool.TUNED.write_text(json.dumps(made_up))

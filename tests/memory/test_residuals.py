@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from lora_jax import attention, cross_entropy
+from lora_jax.adapters import METHODS as METHODS_OF_THE_PACKAGE
 from lora_jax.memory import activations, residuals
 from lora_jax.memory.setup import Setup
 from lora_jax.memory.steps import build
@@ -15,10 +16,10 @@ from lora_jax.transformer import KEPT, Config
 
 METHODS = {
     "full": {"method": "full"},
-    "LoRA on q and v": {"targets": ("q_proj", "v_proj")},
-    "LoRA on all": {},
-    "A frozen": {"freeze_a": True},
-    "QLoRA": {"method": "qlora"},
+    "LoRA on q and v": {"options": {"rank": 3, "targets": ["q_proj", "v_proj"]}},
+    "LoRA on all": {"options": {"rank": 3}},
+    "A frozen": {"options": {"rank": 3, "freeze_a": True}},
+    "QLoRA": {"options": {"rank": 3}, "quantize": "nf4"},
 }
 # Dimensions that all differ; a batch of one and of more; lengths below, at and beyond a block, not multiples of it.
 SHAPES = {
@@ -37,22 +38,60 @@ CASES = [
 
 def case(method, shape="grouped, tied", remat=False, dtype="float32", attention="blocks"):
     config, batch, length = SHAPES[shape]
-    options = {"rank": 3, "remat": remat, "dtype": dtype, "attention": attention, **METHODS[method]}
-    return Setup(config, batch=batch, length=length, **options)
+    words = {"remat": remat, "dtype": dtype, "attention": attention, **METHODS[method]}
+    return Setup(config, batch=batch, length=length, **words)
+
+
+def by_hand(setup):
+    return activations.kept(setup, build(setup).trainable)
 
 
 @pytest.mark.parametrize("names", CASES, ids=[" ".join(map(str, names)) for names in CASES])
 def test_the_formula_keeps_what_autodiff_keeps(names):
     setup = case(*names)
-    found, expected = (sorted(rung.kept(setup), key=str) for rung in (residuals, activations))
-    assert found == expected
+    assert sorted(residuals.kept(setup), key=str) == sorted(by_hand(setup), key=str)
+
+
+REGISTRY = [(method, quantize) for method in METHODS_OF_THE_PACKAGE for quantize in (None, "nf4", "int8")]
+
+
+@pytest.mark.parametrize(("method", "quantize"), REGISTRY)
+def test_the_formula_keeps_what_autodiff_keeps_for_every_method(method, quantize):
+    setup = dataclasses.replace(case("full"), method=method, quantize=quantize)
+    assert sorted(residuals.kept(setup), key=str) == sorted(by_hand(setup), key=str)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [["up_proj"], ["o_proj"], "mlp", ["layers.1.self_attn.o_proj"], ["layers.2.mlp.down_proj", "k_proj"]],
+    ids=str,
+)
+def test_targets_of_some_layers_keep_the_same_of_all(targets):
+    """Whether o_proj trains is read off what trains, in whichever layer; the rest is kept for any target."""
+    setup = dataclasses.replace(case("LoRA on all", attention="scores"), options={"rank": 3, "targets": targets})
+    found = [one for one in residuals.kept(setup) if one.role != "spread adapters"]
+    assert sorted(found, key=str) == sorted(by_hand(setup), key=str)
+
+
+def test_what_adapters_keep_of_themselves_stands_apart():
+    """On one layer of three they are spread over all: A, B and scaling, with zeros and an index. Dropout has keys."""
+    plain = case("LoRA on all")
+    D, F, L, R = 12, 20, 3, 3
+    one = dataclasses.replace(plain, options={"rank": R, "targets": ["layers.1.mlp.up_proj"]})
+    assert residuals.by_role(one)["spread adapters"] == 4 * (2 * L * R * (D + F) + L + 2)
+    dropped = dataclasses.replace(plain, options={"rank": R, "dropout": 0.1})
+    assert residuals.by_role(dropped)["dropout's keys"] == 8 * L * 7
+    for setup in (one, dropped):
+        ledger = residuals.residuals(setup)
+        assert ledger["kept of adapters"] > 0
+        assert ledger["saved activations"] == activations.saved_bytes(setup, build(setup).trainable)
 
 
 def test_the_ledger_sums_them_up():
     setup = case("full", "biases")
-    ledger = residuals.residuals(setup)
-    assert ledger["saved activations"] == activations.saved_bytes(setup)
-    assert ledger["kept by the loss"] == activations.kept_by_loss(setup)
+    ledger, step = residuals.residuals(setup), build(setup)
+    assert ledger["saved activations"] == activations.saved_bytes(setup, step.trainable)
+    assert ledger.total == sum(one.bytes for one in by_hand(setup))
 
 
 def test_the_cases_meet_the_hard_ones():
@@ -113,12 +152,13 @@ def test_rematerialized_blocks_keep_their_input_alone():
 
 
 def test_the_constants_are_the_packages():
-    assert activations.BLOCK == attention.BLOCK == cross_entropy.CHUNK
+    """One rule cuts the sequence and the loss's tokens: `activations.even`."""
+    assert activations.BLOCK is attention.BLOCK and cross_entropy.CHUNK == attention.BLOCK
 
 
 def test_one_array_by_hand():
     setup = dataclasses.replace(case("full"), batch=3, length=300, dtype="bfloat16")
-    mixed = next(one for one in activations.kept(setup) if one.role == "mixed")
+    mixed = next(one for one in by_hand(setup) if one.role == "mixed")
     # 300 tokens are two blocks of 150; three query heads share each of two key/value heads; C is 8; three layers.
     assert mixed.shape == (3, 2, 3, 2, 3 * 150, 8)
     assert mixed.bytes == 2 * math.prod(mixed.shape)

@@ -131,7 +131,8 @@ def test_and_the_compiler_plans_a_whole_copy_of_the_model():
 
 
 def step_plan(method, batch):
-    setup = Setup(CONFIG, method=method, batch=batch, length=64, rank=R, dtype="float32")
+    options = {} if method == "full" else {"rank": R}
+    setup = Setup(CONFIG, method, options, batch=batch, length=64, dtype="float32")
     step = build(setup)
     return residuals.residuals(setup)["saved activations"], planned(step.step, *step.arguments)
 
