@@ -35,7 +35,7 @@ def setup_from_json(found: Mapping[str, Any]) -> Setup:
     return Setup(**{**found, "config": Config(**config | {"biases": tuple(config["biases"])})})
 
 
-def _placed(target: str, tree: Any) -> Any:
+def placed(target: str, tree: Any) -> Any:
     """The shapes in `tree`, each on the absent device of the target."""
     if target == "cpu":
         return tree
@@ -56,7 +56,7 @@ def _placed(target: str, tree: Any) -> Any:
 def answer(folder: Path, target: str, setup: Setup) -> dict[str, Any]:
     """Compile the step of `setup`, with XLA's texts going to `folder`, and read the plan."""
     step = steps.build(setup)
-    arguments = _placed(target, step.arguments)
+    arguments = placed(target, step.arguments)
     began = time.perf_counter()
     jitted: Any = step.step
     analysis = jitted.lower(*arguments).compile().memory_analysis()
