@@ -4,8 +4,8 @@ import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from close import close, rounding
 
 from lora_jax import Config, InputError, attention, init, loss
 
@@ -34,16 +34,15 @@ def both(B, T, S, H, K, C, dtype=jnp.float32):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blocks_equal_the_textbook(shape):
+    _, T, S, H, K, C = shape
     for name, want, got in both(*shape):
-        scale = np.abs(want).max()
-        np.testing.assert_allclose(got / scale, want / scale, atol=2e-6, err_msg=name)
+        close({name: got}, {name: want}, rounding(3 * C + 2 * S + T * H // K))  # scores, softmax, values; back over T
 
 
 def test_blocks_in_bfloat16_stay_bfloat16():
     for name, want, got in both(*SHAPES[1], dtype=jnp.bfloat16):
         assert got.dtype == jnp.bfloat16
-        scale = float(jnp.abs(want).max())
-        np.testing.assert_allclose(np.float32(got) / scale, np.float32(want) / scale, atol=2e-2, err_msg=name)
+        close({name: got}, {name: want}, rounding(4, jnp.bfloat16))  # scores, chances, their gradients, the result
 
 
 def test_an_unknown_attention_is_refused():

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import close, forward_pass, rounding
 from golden.smollm2_strings import strings
 
 from lora_jax.files import assets
@@ -23,11 +24,17 @@ def smollm2():
 def test_smollm2_gives_the_logits_that_transformers_gives(smollm2):
     config, params = load(smollm2)
     golden = np.load(GOLDEN / "smollm2_logits.npz")
+    decided = 0
     for n in range(4):
         logits = np.asarray(forward(config, params, jnp.asarray(golden[f"tokens{n}"])[None])[0])  # (T, V)
-        np.testing.assert_allclose(logits[:, golden["columns"]], golden[f"slice{n}"], atol=5e-4, rtol=0)
-        np.testing.assert_allclose(logits[-1, golden[f"top{n}"]], golden[f"values{n}"], atol=5e-4, rtol=0)
-        assert logits[-1].argmax() == golden[f"top{n}"][0]
+        tolerance = rounding(forward_pass(config, len(logits)))
+        close(logits[:, golden["columns"]], golden[f"slice{n}"], tolerance)
+        close(logits[-1, golden[f"top{n}"]], golden[f"values{n}"], tolerance)
+        first, second = golden[f"values{n}"][:2]
+        if first - second > 2 * tolerance.share * first:  # else rounding may choose between the two
+            decided += 1
+            assert logits[-1].argmax() == golden[f"top{n}"][0]
+    assert decided >= 3
 
 
 def test_smollm2_cuts_3000_strings_as_its_own_tokenizer_does(smollm2):
@@ -53,7 +60,7 @@ def test_smollm2_in_transformers_now(smollm2, tmp_path):
         logits = model(torch.tensor(golden["tokens0"][None])).logits[0].numpy()
     config, params = load(smollm2)
     ours = forward(config, params, jnp.asarray(golden["tokens0"])[None])[0]
-    np.testing.assert_allclose(ours, logits, atol=5e-4, rtol=0)
+    close(ours, logits, rounding(forward_pass(config, len(logits))))
 
     tokenizer = load_tokenizer(smollm2)
     tokenizer.save(tmp_path)
