@@ -236,7 +236,7 @@ def test_lora_trains_over_a_quantized_base(kind, options, tmp_path):
     for _ in range(12):
         adapters, state, loss, _ = step(adapters, state, (params, constants), batch)
         losses.append(float(loss))
-    assert losses[-1] < losses[0] - 1.5 and step._cache_size() == 1
+    assert losses[-1] < losses[0] - 0.5 and step._cache_size() == 1
     assert tiny.raw(params) == before
     attached, merged = attach(params, adapters, constants), merge(params, adapters, constants)
     whole = plain_again(params)
