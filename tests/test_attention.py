@@ -1,5 +1,6 @@
 """Attention in blocks equals the textbook's, values and gradients, and never holds the T x S scores."""
 
+import functools
 import re
 
 import jax
@@ -25,11 +26,13 @@ def both(B, T, S, H, K, C, dtype=jnp.float32):
     segments = jnp.sort(jax.random.randint(keys[3], (B, S), 0, 4), axis=1)
     own = segments[:, S - T :]
     weight = jax.random.normal(keys[4], (B, T, H, C), dtype) * (own > 0)[..., None, None]
-    results = []
-    for attend in (attention.scores, attention.blocks):
-        out, pull = jax.vjp(lambda q, k, v, attend=attend: attend(q, k, v, own, segments), q, k, v)
-        results.append((out * (own > 0)[..., None, None], *pull(weight)))
-    return zip(("out", "dq", "dk", "dv"), *results, strict=True)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(attend, q, k, v):
+        out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, own, segments), q, k, v)
+        return out * (own > 0)[..., None, None], *pull(weight)
+
+    return zip(("out", "dq", "dk", "dv"), *(run(f, q, k, v) for f in (attention.scores, attention.blocks)), strict=True)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

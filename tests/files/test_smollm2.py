@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ pytestmark = pytest.mark.assets
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
+logits_of = jax.jit(forward, static_argnums=0, compiler_options={"xla_backend_optimization_level": 2})  # it runs long
+
+
 @pytest.fixture(scope="module")
 def smollm2():
     return assets.fetch(assets.SMOLLM2)
@@ -24,17 +28,18 @@ def smollm2():
 def test_smollm2_gives_the_logits_that_transformers_gives(smollm2):
     config, params = load(smollm2)
     golden = np.load(GOLDEN / "smollm2_logits.npz")
-    decided = 0
-    for n in range(4):
-        logits = np.asarray(forward(config, params, jnp.asarray(golden[f"tokens{n}"])[None])[0])  # (T, V)
+    texts = [golden[f"tokens{n}"] for n in range(4)]
+    rows = np.zeros((4, max(map(len, texts))), np.int32)  # what is filled up on the right, nobody before it sees
+    for n, text in enumerate(texts):
+        rows[n, : len(text)] = text
+    whole = np.asarray(logits_of(config, params, rows))
+    for n, text in enumerate(texts):
+        logits = whole[n, : len(text)]  # (T, V)
         tolerance = rounding(forward_pass(config, len(logits)))
         close(logits[:, golden["columns"]], golden[f"slice{n}"], tolerance)
         close(logits[-1, golden[f"top{n}"]], golden[f"values{n}"], tolerance)
-        first, second = golden[f"values{n}"][:2]
-        if first - second > 2 * tolerance.share * first:  # else rounding may choose between the two
-            decided += 1
-            assert logits[-1].argmax() == golden[f"top{n}"][0]
-    assert decided >= 3
+        first = golden[f"values{n}"] > (1 - 2 * tolerance.share) * golden[f"values{n}"][0]  # rounding chooses of these
+        assert logits[-1].argmax() in golden[f"top{n}"][first]
 
 
 def test_smollm2_cuts_3000_strings_as_its_own_tokenizer_does(smollm2):
