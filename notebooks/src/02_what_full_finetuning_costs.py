@@ -34,9 +34,12 @@ import lora_jax as lj
 from lora_jax.exercises import check, hint, solution
 from lora_jax.exercises.cost import BATCH, at_length
 from lora_jax.files import checkpoint
-from lora_jax.memory import activations, compiler, formula, hardware, planner, sizes, zoo
+from lora_jax.memory import activations, compiler, hardware, planner, steps, zoo
+from lora_jax.memory.checkpoints import checkpoint as checkpoint_of
+from lora_jax.memory.checkpoints import transfers
 from lora_jax.memory.command import seconds
-from lora_jax.memory.ledger import Ledger
+from lora_jax.memory.estimate import estimate
+from lora_jax.memory.ledger import Ledger, size
 from lora_jax.memory.setup import Setup
 from lora_jax.plots import COLOURS
 
@@ -56,12 +59,20 @@ for name in ("float32", "bfloat16", "int8"):
 print("the arrays in memory:", f"{lj.num_bytes(params):,} bytes")
 
 # %% [markdown]
-# Where do the parameters sit? `sizes.arrays` lists every array of a model from its config alone. Layers are stacked, so
-# that the first number of a block's shape is the number of layers.
+# Where do the parameters sit? `jax.eval_shape` asks a function for the shapes of what it would return, and makes
+# nothing: so the arrays of any model follow from its config alone. Layers are stacked, so that the first number of a
+# block's shape is the number of layers.
+
 
 # %%
-for name, shape in sizes.arrays(config).items():
-    print(f"{name:36}{shape!s:18}{math.prod(shape):>10,}")
+def arrays(config):
+    """Every array of a model's weights by its path, as a shape with a dtype."""
+    shapes = jax.eval_shape(lambda key: lj.init(key, config, jnp.bfloat16), jax.random.key(0))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+
+
+for name, leaf in arrays(config).items():
+    print(f"{name:42}{leaf.shape!s:18}{leaf.size:>10,}")
 
 # %% [markdown]
 # ### Exercise 2.1: the parameters of a config (15 minutes, difficulty 2 of 3)
@@ -104,8 +115,8 @@ check("2.1", parameters)
 
 # %%
 big = zoo.config("100b")
-print(f"{sizes.parameters(big):,} parameters")
-print(f"{sizes.weight_bytes(big, 'bfloat16'):,} bytes in bfloat16")
+print(f"{steps.parameters(big):,} parameters")
+print(f"{2 * steps.parameters(big):,} bytes in bfloat16")
 
 # %% [markdown]
 # Two units are in use, and they are easily mixed. A GB is $10^9$ bytes, and disks are sold by it. A GiB is $2^{30}$
@@ -113,8 +124,8 @@ print(f"{sizes.weight_bytes(big, 'bfloat16'):,} bytes in bfloat16")
 # unit.
 
 # %%
-weights = sizes.weight_bytes(big, "bfloat16")
-print(f"{weights / 1e9:.2f} GB, {weights / 2**30:.2f} GiB")
+weights = 2 * steps.parameters(big)
+print(f"{size(weights)}, {size(weights, binary=True)}")
 print(f"one GiB is {2**30 / 1e9 - 1:.1%} more than a GB")
 
 # %% [markdown]
@@ -182,16 +193,16 @@ check("2.2", training_bytes)
 # solution("2.2")
 
 # %% [markdown]
-# The package describes a step as a `Setup`, and `formula.predict` writes its *ledger*: bytes by name. These are the
+# The package describes a step as a `Setup`, and `estimate` writes its *ledger*: bytes by name. These are the
 # static rows, which no batch changes, for full fine-tuning of the large model.
 
 # %%
 setup = Setup(big, method="full", batch=1, length=2048, remat=True)
-ledger = formula.predict(setup)
-copied = formula.predict(replace(setup, master=True))
+ledger = estimate(setup)
+copied = estimate(replace(setup, master=True))
 for row in ("weights", "gradients", "optimizer state"):
-    print(f"{row:18}{ledger[row] / 1e9:>10,.1f} GB{copied[row] / 1e9:>14,.1f} GB with a master copy")
-print(f"{'static, in all':18}{ledger.static / 1e9:>10,.1f} GB{copied.static / 1e9:>14,.1f} GB")
+    print(f"{row:18}{size(ledger[row]):>12}{size(copied[row]):>12} with a master copy")
+print(f"{'static, in all':18}{size(ledger.static):>12}{size(copied.static):>12}")
 
 # %% [markdown]
 # ## 3. What a batch adds
@@ -202,9 +213,9 @@ print(f"{'static, in all':18}{ledger.static / 1e9:>10,.1f} GB{copied.static / 1e
 
 # %%
 small = Setup(config, method="full", batch=8, length=256, dtype="float32")
-for one in activations.kept(small):
+for one in activations.kept(small, steps.build(small).trainable):
     if one.shape and one.shape[0] == config.num_hidden_layers:
-        print(f"{one.role:14}{one.shape!s:28}{one.bytes / 1e6:>8.2f} MB")
+        print(f"{one.role:14}{one.shape!s:28}{size(one.bytes):>10}")
 
 # %% [markdown]
 # <details><summary>What these arrays are</summary>
@@ -215,8 +226,8 @@ for one in activations.kept(small):
 # order.
 # </details>
 #
-# With *rematerialized* blocks (`remat=True`) only the first row is kept, and each block is computed a second time on
-# the way back: memory is bought with time. The picture sets both against what is held anyway, for SmolLM2-135M, the
+# With *rematerialized* blocks (`remat=True`) only the first row is kept, and each block is computed a second time in
+# the backward pass: memory is bought with time. The picture sets both against what is held anyway, for SmolLM2-135M, the
 # model that notebook 05 tunes, in bfloat16 with a batch of five sequences.
 
 # %% tags=["figure"]
@@ -282,7 +293,7 @@ print(f"the head's gradient, kept instead:  {4 * big.hidden_size * V / 1e9:6.2f}
 # %%
 def parts(setup):
     """Bytes of a step of full fine-tuning by name."""
-    rows = formula.predict(setup)
+    rows = estimate(setup)
     exact = {name: rows[name] for name in ("weights", "gradients", "saved activations")}
     moments = {"mu": rows["optimizer state"] / 2, "nu": rows["optimizer state"] / 2}
     return exact | moments | {"estimate": sum(row.bytes for row in rows if not row.exact)}
@@ -304,10 +315,10 @@ figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
 for y, one in enumerate(bars.values()):
     start = 0.0
     for part, style in looks.items():
-        size = parts(one)[part] / 1e9
-        drawn = axes.barh(y, size, 0.6, left=start, ec="black", lw=0.5, label=None if y else part, **style)
-        axes.bar_label(drawn, [f"{size:.0f} GB" if size > 100 else ""], label_type="center")
-        start += size
+        width = parts(one)[part] / 1e9
+        drawn = axes.barh(y, width, 0.6, left=start, ec="black", lw=0.5, label=None if y else part, **style)
+        axes.bar_label(drawn, [f"{width:.0f} GB" if width > 100 else ""], label_type="center")
+        start += width
 for number in range(1, 14):
     axes.axvline(number * card.usable / 1e9, color="black", ls=":", lw=0.8, zorder=0)
 axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.45, 1), frameon=False)
@@ -358,11 +369,11 @@ print(f"the difference: {plan.argument - arguments} bytes; written in place of w
 # **Predict:** ten checkpoints of the weights alone: how many TB?
 
 # %%
-stored = planner.checkpoint(setup)
-copied = planner.checkpoint(replace(setup, master=True))
+stored = checkpoint_of(steps.build(setup))
+copied = checkpoint_of(steps.build(replace(setup, master=True)))
 kinds = {"weights alone": stored.bytes, "to go on": stored.resumable, "to go on, with a master copy": copied.resumable}
-for name, size in kinds.items():
-    print(f"{name:30} one {size / 1e12:5.2f} TB   ten {10 * size / 1e12:5.2f} TB")
+for name, number in kinds.items():
+    print(f"{name:30} one {size(number):>9}   ten {size(10 * number):>9}")
 
 # %% [markdown]
 # On its way a checkpoint leaves the card for the host's memory, and the memory for a disk, or for a network. `hardware.py` holds the
@@ -370,9 +381,9 @@ for name, size in kinds.items():
 
 # %%
 print(f"{'':30}{'GB/s':>8}{'one':>10}{'ten':>10}{'to go on':>10}")
-for trip in planner.trips(stored, ["pcie4", "pcie5"]):
-    times = f"{seconds(trip.one):>10}{seconds(trip.ten):>10}{seconds(trip.resumable):>10}"
-    print(f"{trip.hop.name:30}{trip.hop.speed / 1e9:>8.4g}{times}  {trip.hop.kind}, {trip.hop.source.date}")
+for one in transfers(stored, ["pcie4", "pcie5"]):
+    times = f"{seconds(one.one):>10}{seconds(one.ten):>10}{seconds(one.resumable):>10}"
+    print(f"{one.hop.name:30}{one.hop.speed / 1e9:>8.4g}{times}  {one.hop.kind}, {one.hop.source.date}")
 
 # %% [markdown]
 # ### Exercise 2.4: piece by piece (15 minutes, difficulty 3 of 3)
@@ -437,17 +448,17 @@ plt.show()
 
 # %% tags=["timing"]
 draw = np.random.default_rng(0)
-shapes = sizes.arrays(zoo.config("smollm2-135m"))
-arrays = {name: draw.integers(0, 2**16, shape, np.uint16).view(jnp.bfloat16) for name, shape in shapes.items()}
-written = sum(array.nbytes for array in arrays.values())
+shapes = arrays(zoo.config("smollm2-135m"))
+bits = {name: draw.integers(0, 2**16, leaf.shape, np.uint16).view(jnp.bfloat16) for name, leaf in shapes.items()}
+written = sum(array.nbytes for array in bits.values())
 taken = []
 with tempfile.TemporaryDirectory(dir=".") as folder:  # here, since a system's own temporary folder may lie in memory
     for i in range(3):
         began = time.perf_counter()
-        checkpoint.save(f"{folder}/{i}.safetensors", arrays, {})
+        checkpoint.save(f"{folder}/{i}.safetensors", bits, {})
         taken.append(time.perf_counter() - began)
 began = time.perf_counter()
-copies = [array.copy() for array in arrays.values()]
+copies = [array.copy() for array in bits.values()]
 copying = written / (time.perf_counter() - began)
 disk = written / sorted(taken)[1]
 print(f"{written:,} bytes in", ", ".join(f"{t:.2f}" for t in taken), "s")
@@ -458,8 +469,8 @@ print(f"to this disk {disk / 1e9:.2f} GB/s (the middle one); within this memory 
 # and kept the pace? And to save all that is needed to go on?
 
 # %% tags=["timing"]
-for name, size in kinds.items():
-    print(f"{name:30}{size / disk / 60:>8.1f} minutes, ten {10 * size / disk / 3600:>6.1f} hours")
+for name, number in kinds.items():
+    print(f"{name:30}{number / disk / 60:>8.1f} minutes, ten {10 * number / disk / 3600:>6.1f} hours")
 
 # %% [markdown]
 # Your disk beside the others. The scale is logarithmic: each labelled tick is ten times the one before.
@@ -493,7 +504,7 @@ def colleagues_cards(P, whole, card_gib):
     return math.ceil((held + whole) / (card_gib * 1e9))
 
 
-print("the colleague's H100s:", colleagues_cards(sizes.parameters(big), ledger["saved activations"], 80))
+print("the colleague's H100s:", colleagues_cards(steps.parameters(big), ledger["saved activations"], 80))
 
 # %% [markdown]
 # ### Exercise 2.5: find the mistakes (10 minutes, difficulty 2 of 3)
@@ -538,7 +549,7 @@ for name, price in hardware.PRICES.items():
     number = planner.cards_needed(exact, one.usable)
     fares[name] = number * price.dollars
     fare = f"{number:>4} at ${price.dollars:.2f}: ${fares[name]:.2f} an hour"
-    print(f"{one.name:12}{one.usable / 1e9:>6.1f} GB usable{fare}")
+    print(f"{one.name:12}{size(one.usable):>9} usable{fare}")
 print("prices:", price.source.what, price.source.date)
 
 # %% [markdown]
@@ -546,7 +557,7 @@ print("prices:", price.source.what, price.source.date)
 
 # %%
 for name, one in bars.items():
-    rows = Ledger(name, tuple(row for row in formula.predict(one) if row.exact))
+    rows = Ledger(name, tuple(row for row in estimate(one) if row.exact))
     number = planner.cards_needed(rows, card.usable)
     print(f"{' '.join(name.split()):36}{'no number is enough' if number is None else f'{number} H100s'}")
 

@@ -22,7 +22,6 @@ import os
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-import io
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,27 +35,22 @@ from IPython.display import Image
 import lora_jax as lj
 from lora_jax import quantize
 from lora_jax.exercises import check, hint, solution
-from lora_jax.memory import compiler, device, explorer, formula, hardware, planner, residuals, sizes, tables, zoo
-from lora_jax.memory.command import size
-from lora_jax.memory.plots import components
-from lora_jax.memory.setup import Setup
+from lora_jax.exercises.memory import at_batch, brought
+from lora_jax.memory import compiler, device, explorer, hardware, planner, plots, residuals, steps, zoo
+from lora_jax.memory.estimate import estimate
+from lora_jax.memory.ledger import size
+from lora_jax.memory.setup import Setup, ways
 from lora_jax.plots import COLOURS, TITLES
 
 # %% [markdown]
 # We follow two steps up the ladder: one of the small model, which this machine can run, and one of the large model of
-# notebook 02, which it cannot. `methods` gives a step by each of the three methods. *QLoRA* is LoRA beside a base whose
-# matrices are stored in four bits; section 5 says how.
-
+# notebook 02, which it cannot. `ways` gives the same step by full fine-tuning, by LoRA, and by LoRA over a base whose
+# matrices are stored in four bits, `lora nf4`: that is *QLoRA*, and section 5 says how.
 
 # %%
-small = Setup(zoo.config("stories-2.8m"), batch=8, length=512, dtype="float32")
-large = Setup(zoo.config("100b"), batch=1, length=2048, remat=True)
-
-
-def methods(setup):
-    """The same step by full fine-tuning, LoRA and QLoRA."""
-    return {method: replace(setup, method=method) for method in planner.METHODS}
-
+small = Setup(zoo.config("stories-2.8m"), options={"rank": 16}, batch=8, length=512, dtype="float32")
+large = Setup(zoo.config("100b"), options={"rank": 16}, batch=1, length=2048, remat=True)
+print(*ways(small), sep="; ")
 
 # %% [markdown]
 # ## 1. The first rung: a formula
@@ -65,8 +59,8 @@ def methods(setup):
 # shrink: 20, 200, 2,000? And the weights?
 
 # %%
-ledgers = {method: formula.predict(setup) for method, setup in methods(large).items()}
-print(f"{'':24}" + "".join(f"{TITLES[method]:>18}" for method in ledgers))
+ledgers = {way: estimate(setup) for way, setup in ways(large).items()}
+print(f"{'':24}" + "".join(f"{TITLES[way]:>18}" for way in ledgers))
 for row in ("weights", "quantization constants", "adapters", "gradients", "optimizer state"):
     print(f"{row:24}" + "".join(f"{size(ledger[row]) if ledger[row] else '-':>18}" for ledger in ledgers.values()))
 fewer = ledgers["full"]["gradients"] / ledgers["lora"]["gradients"]
@@ -106,13 +100,19 @@ check("4.1", lora_rows)
 # solution("4.1")
 
 # %% [markdown]
-# The package's count is `sizes.lora_parameters`. The LoRA paper speaks of "35 MB" for GPT-3 at rank 4 on q and v in 16
+# The package counts the shapes of the adapters that it would make. The LoRA paper speaks of "35 MB" for GPT-3 at rank 4 on q and v in 16
 # bits, a round number: ours should come near. For Llama-3.1-8B at rank 16 on all matrices PEFT prints a count of its
 # own, and that must be equal.
 
+
 # %%
-paper = sizes.lora_parameters(zoo.config("gpt3-175b"), 4, ("q_proj", "v_proj"))
-peft = sizes.lora_parameters(zoo.config("llama3.1-8b"), 16)
+def trains(model, **options):
+    """How many numbers train in a LoRA of a model."""
+    return lj.count(steps.build(Setup(zoo.config(model), options=options)).trainable)
+
+
+paper = trains("gpt3-175b", rank=4, targets=["q_proj", "v_proj"])
+peft = trains("llama3.1-8b", rank=16)
 print(f"GPT-3: {paper:,} parameters, {2 * paper / 1e6:.1f} MB or {2 * paper / 2**20:.1f} MiB")
 print(f"Llama-3.1-8B: {peft:,} parameters")
 assert peft == 41_943_040  # PEFT's
@@ -125,7 +125,7 @@ assert peft == 41_943_040  # PEFT's
 # of the small model keeps under LoRA; layers are stacked in front.
 
 # %%
-found = residuals.kept(methods(small)["lora"])
+found = residuals.kept(small)
 for one in found:
     if one.shape and one.shape[0] == small.config.num_hidden_layers:
         print(f"{one.role:14}{one.shape!s:24}{one.dtype:10}{size(one.bytes):>10}")
@@ -170,9 +170,9 @@ check("4.2", kept_by_block)
 
 # %%
 for name, setup in {"stories-2.8m": small, "100b": large}.items():
-    for method, one in methods(setup).items():
-        ledger, kept = formula.predict(one), residuals.residuals(one)
-        print(f"{name:14}{method:8}{ledger['saved activations']:>16,} by formula", end="")
+    for way, one in ways(setup).items():
+        ledger, kept = estimate(one), residuals.residuals(one)
+        print(f"{name:14}{way:8}{ledger['saved activations']:>16,} by formula", end="")
         print(f"{kept['saved activations']:>16,} by autodiff")
 
 # %% [markdown]
@@ -191,19 +191,19 @@ for name, setup in {"stories-2.8m": small, "100b": large}.items():
 # fine-tuning and by LoRA; nothing of that size is allocated.
 
 # %% tags=["timing"]
-plans = {method: compiler.plan(setup) for method, setup in methods(large).items() if method != "qlora"}
-for method, plan in plans.items():
-    print(f"{TITLES[method]:18} compiled for this machine's CPU in {plan.seconds:.1f} s")
+plans = {way: compiler.plan(setup) for way, setup in ways(large).items() if way in ("full", "lora")}
+for way, plan in plans.items():
+    print(f"{TITLES[way]:18} compiled for this machine's CPU in {plan.seconds:.1f} s")
 
 # %% [markdown]
 # What the compiled program takes as arguments is exact, so the formula must agree to the byte.
 
 # %%
-for method, plan in plans.items():
-    print(f"{TITLES[method]:24}{'formula':>18}{'compiled':>18}")
+for way, plan in plans.items():
+    print(f"{TITLES[way]:24}{'formula':>18}{'compiled':>18}")
     for row in ("weights", "adapters", "adapter constants", "optimizer state", "batch"):
-        print(f"{row:24}{ledgers[method][row]:>18,}{plan.ledger[row]:>18,}")
-        assert ledgers[method][row] == plan.ledger[row]
+        print(f"{row:24}{ledgers[way][row]:>18,}{plan.ledger[row]:>18,}")
+        assert ledgers[way][row] == plan.ledger[row]
 
 # %% [markdown]
 # The rest of the plan is the compiler's own choice. For the large model a CPU's is of no use: XLA works bfloat16
@@ -212,7 +212,7 @@ for method, plan in plans.items():
 # there just then. It differs a little between releases of JAX.
 
 # %% tags=["timing"]
-plan = compiler.plan(methods(small)["lora"])
+plan = compiler.plan(small)
 for role, number in plan.roles.items():
     print(f"{role:52}{size(number):>12}")
 print(f"{'arguments':52}{size(plan.argument):>12}\n{'needed in all':52}{size(plan.needed):>12}")
@@ -244,10 +244,10 @@ print(f"{len(rows)} steps in the record" if rows else "not measured yet")
 # %% tags=["timing"]
 machine = device.look("auto")
 used = {}
-for method in ("full", "lora"):
-    one = device.run(asdict(methods(small)[method]), machine["platform"])
-    used[method] = one["used"]
-    print(f"{TITLES[method]:18}{device.outcome({'failed': '', **one})}")
+for way in ("full", "lora"):
+    one = device.run(asdict(ways(small)[way]), machine["platform"])
+    used[way] = one["used"]
+    print(f"{TITLES[way]:18}{device.outcome({'failed': '', **one})}")
 print(f"on {machine['device']} ({machine['platform']}), jax {machine['jax']}")
 if all(used.values()):
     print(f"LoRA used {1 - used['lora'] / used['full']:.0%} less")
@@ -322,12 +322,13 @@ check("4.3", nf4_bytes)
 # quarter of its 16 bits?
 
 # %%
+matrix = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)
 for double in (False, True):
-    codes, constants = sizes.nf4_bytes(4096, 4096, double)
-    print(f"double quantization {double!s:6} {8 * (codes + constants) / 4096**2:.3f} bits a weight")
-weights, constants = sizes.base_bytes(Setup(zoo.config("llama3.1-8b"), method="qlora"))
-plain = sizes.weight_bytes(zoo.config("llama3.1-8b"), "bfloat16")
-print(f"Llama-3.1-8B: {size(weights + constants)} of {size(plain)}")
+    shapes = jax.eval_shape(lambda w, double=double: quantize.nf4(w, double), matrix)
+    print(f"double quantization {double!s:6} {8 * lj.num_bytes(shapes) / 4096**2:.3f} bits a weight")
+llama = Setup(zoo.config("llama3.1-8b"), options={"rank": 16})
+base = {way: lj.num_bytes(steps.build(setup).params) for way, setup in ways(llama).items()}
+print(f"Llama-3.1-8B: {size(base['lora nf4'])} of {size(base['lora'])}")
 
 # %% [markdown]
 # <details><summary>Why it is more than a quarter</summary>
@@ -341,9 +342,16 @@ print(f"Llama-3.1-8B: {size(weights + constants)} of {size(plain)}")
 # **Predict** before you look: in which of the four does LoRA help least?
 
 # %% tags=["figure"]
-drawn = io.BytesIO()
-components(tables.components(), drawn)
-Image(drawn.getvalue(), width=900)
+figure, panels = plt.subplots(2, 2, figsize=(11, 5.4), layout="constrained")
+for axes, name in zip(panels.flat, ("stories-2.8m", "smollm2-135m", "llama3.1-8b", "100b"), strict=True):
+    setups = ways(Setup(zoo.config(name), options={"rank": 16}, batch=4, length=512))
+    for y, (way, one) in enumerate(setups.items()):
+        end = plots.bar(axes, y, way, estimate(one))
+        axes.text(end, y, f" {size(estimate(one).total)}", va="center")
+    axes.set_yticks(range(len(setups)), [TITLES[way] for way in setups])
+    axes.set(title=name, xlabel="GB (1e9 bytes) at the peak of a step of 4 x 512 tokens", xmargin=0.2)
+    axes.invert_yaxis()
+plt.show()
 
 # %% [markdown]
 # ## 6. What LoRA does not save
@@ -353,13 +361,13 @@ Image(drawn.getvalue(), width=900)
 # Llama-3.1-8B in bfloat16, sequences of 1,024 tokens, nothing rematerialized, and exact rows alone.
 
 # %% tags=["figure"]
-table = tables.growth()
-part = table["batch"]
-held = part["totals"]["lora"][0] - part["moving"]["plain"][0]
+batches = range(1, 25)
+held = {way: ledger.static for way, ledger in at_batch(1).items()}
+saves = held["full"] - held["lora"]
 figure, axes = plt.subplots(figsize=(8, 4.3), layout="constrained")
-axes.plot(part["values"], [kept / 1e9 for kept in part["kept"]], color="black", label="saved activations")
-axes.axhline(table["saved"] / 1e9, color=COLOURS["lora"], label="what LoRA saves: gradients and moments")
-axes.axhline(held / 1e9, color=COLOURS["lora"], ls=":", label="what LoRA holds whatever the batch")
+axes.plot(batches, [brought(batch) / 1e9 for batch in batches], color="black", label="saved activations")
+axes.axhline(saves / 1e9, color=COLOURS["lora"], label="what LoRA saves: gradients and moments")
+axes.axhline(held["lora"] / 1e9, color=COLOURS["lora"], ls=":", label="what LoRA holds whatever the batch")
 axes.set(xlabel="sequences in a batch", ylabel="GB (1e9 bytes), exact", xlim=(0, 24), ylim=(0, None))
 axes.set_xticks(range(0, 25, 2))
 axes.grid(alpha=0.3)
@@ -395,7 +403,7 @@ def colleagues_times_less(P, A, kept):
     return full / lora
 
 
-P, A = (planner.trained(setup) for setup in (methods(large)["full"], methods(large)["lora"]))
+P, A = (lj.count(steps.build(ways(large)[way]).trainable) for way in ("full", "lora"))
 print(f"the colleague: {colleagues_times_less(P, A, ledgers['full']['saved activations']):,.0f} times less")
 
 # %% [markdown]
@@ -431,7 +439,7 @@ check("4.5", times_less)
 
 # %%
 for name, setup in {"100b": large, "stories-2.8m": small}.items():
-    exact = [sum(row.bytes for row in formula.predict(methods(setup)[m]) if row.exact) for m in ("full", "lora")]
+    exact = [sum(row.bytes for row in estimate(ways(setup)[way]) if row.exact) for way in ("full", "lora")]
     print(f"{name:14}{size(exact[0]):>10} to {size(exact[1]):>10}: {exact[0] / exact[1]:.2f} times less")
 
 # %% [markdown]
@@ -440,9 +448,8 @@ for name, setup in {"100b": large, "stories-2.8m": small}.items():
 # not equally wide. By what factor do saved activations shrink?
 
 # %%
-eight = Setup(zoo.config("llama3.1-8b"), batch=4, length=1024)
 for remat in (False, True):
-    saved = formula.predict(replace(eight, remat=remat))["saved activations"]
+    saved = estimate(replace(llama, batch=4, length=1024, remat=remat))["saved activations"]
     print(f"rematerialized: {remat!s:6} saved activations {size(saved):>9}")
 
 # %% [markdown]
@@ -528,7 +535,7 @@ explorer.explorer(view)
 # workspace is counted in. Prices are one third party's listing of one day.
 
 # %%
-tickets = [planner.ticket(setup, method, "h100") for method, setup in methods(large).items()]
+tickets = [planner.method_cost(setup, "h100") for setup in ways(large).values()]
 print(f"{'':18}{'peak':>12}{'H100s':>8}{'$ an hour':>12}{'left behind':>14}{'to go on':>12}")
 for one in tickets:
     behind = f"{size(one.checkpoint.bytes):>14}{size(one.checkpoint.resumable):>12}"
@@ -565,7 +572,7 @@ plt.show()
 # give `plan` the rate with `--seconds-per-step` for the price of the run.
 #
 # ```sh
-# python -m lora_jax plan 100b --method qlora --remat --length 2048 --for h100
+# python -m lora_jax plan 100b --method lora --quantize nf4 --remat --length 2048 --for h100
 # ```
 #
 # **What you saw.**
