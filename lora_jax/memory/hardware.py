@@ -126,7 +126,7 @@ NETWORKS = {
     ),
 }
 
-# The formula follows XLA's plans for NVIDIA cards. A TPU pads its buffers, and is asked by its own compiler.
+# The estimate follows XLA's plans for NVIDIA cards. A TPU pads its buffers, and is asked by its own compiler.
 NVIDIA = {name: card for name, card in CARDS.items() if not name.startswith("tpu")}
 
 # Low confidence: one third party's listing of one day. Put your own here.
