@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from memory_error import draw as steps_of_seed
 
 from lora_jax.memory.compile_step import setup_from_json
-from lora_jax.memory.device import way as way_of
 from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import size
 from lora_jax.memory.steps import parameters
@@ -59,7 +58,7 @@ def error_table() -> dict:
         return [
             {
                 "group": row["model"] if alone else f"{one['made_by']['device']}, {row['model']}",
-                "method": way_of(row["setup"]),
+                "method": setup_from_json(row["setup"]).name,
                 "bytes": row["used"],
                 "error": row["error"],
             }
@@ -71,7 +70,7 @@ def error_table() -> dict:
     planned = [
         {
             "group": f"seed {row['seed']}",
-            "method": way_of(row["setup"]),
+            "method": setup_from_json(row["setup"]).name,
             "bytes": row["plan"]["total"],
             "error": row["error"],
         }
@@ -230,7 +229,7 @@ def measured(records: Rows) -> str:
         ]
         for row in one["rows"]:
             setup = row["setup"]
-            way = way_of(setup)
+            way = setup_from_json(setup).name
             options = [setup["dtype"], f"attention {setup['attention']}", "rematerialized" if setup["remat"] else ""]
             planned = f"{row['planned']['needed'] / 1e9:.3f}" if row.get("planned") else "-"
             used = (

@@ -1,14 +1,13 @@
-"""The commands `plan` and `measure`: what they take from the command line, and what they print for a person."""
+"""The command `plan`: what it takes from the command line, and what it prints for a person."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.memory import compiler, device, hardware, planner, zoo
+from lora_jax.memory import compiler, hardware, planner, zoo
 from lora_jax.memory.ledger import size
 from lora_jax.memory.planner import Budget, CardFit, MethodCost
 from lora_jax.memory.setup import Setup, planning_options
@@ -45,11 +44,6 @@ def plan(
     if compile:
         result["compiled"] = _compiled(say, found, card or "h100")
     return result
-
-
-def measure(*, say: Say, device_kind: str, model: list[str], out: Path | None, **words: Any) -> dict[str, Any]:
-    """Run steps for real, each in a process of its own, and write what the device used (see `device.py`)."""
-    return device.measure(say=say, kind=device_kind, models=model, out=out, **words)
 
 
 def check_rate(seconds_per_step: float | None, steps: int, card: str | None) -> None:
