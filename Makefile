@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Workers of the tests. Each takes the next test when it is done, and a file's tests stay together as far as that allows.
+WORKERS ?= 2
+SHARED := -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test lab notebooks check lint slow peers newest plan
 
@@ -9,7 +12,7 @@ demo: $(VENV)/ready
 	$(BIN)/python -m lora_jax demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SHARED)
 
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab --notebook-dir=notebooks
@@ -24,12 +27,15 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# Programs that run for minutes are compiled as users compile them; what measures time has the machine to itself.
 slow: $(VENV)/ready
-	$(BIN)/python -m pytest -m slow
+	XLA_FLAGS= $(BIN)/python -m pytest $(SHARED) -m "slow and not alone"
+	XLA_FLAGS= $(BIN)/python -m pytest -m alone
 
 # The live comparisons with transformers and peft, in an environment that has them too.
 peers: .venv-peers/ready
-	.venv-peers/bin/python -m pytest tests/test_parity_transformers.py tests/test_peft.py tests/test_huggingface.py tests/test_smollm2.py
+	.venv-peers/bin/python -m pytest $(SHARED) tests/test_parity_transformers.py tests/files/test_peft.py \
+		tests/files/test_huggingface.py tests/files/test_smollm2.py
 
 # The unit tests on the newest Python and JAX, where a newer Python is present.
 NEWEST := $(shell tools/newest_python.sh)
@@ -56,7 +62,7 @@ $(VENV)/ready: requirements.txt pyproject.toml
 
 # XLA's compilers for hardware that is not there, in an environment of their own: see docs/memory.md.
 plan: .venv-plan/ready
-	JAX_PLATFORMS=cpu .venv-plan/bin/python -m pytest tests/test_memory_compiler.py tests/test_memory_buffers.py
+	JAX_PLATFORMS=cpu .venv-plan/bin/python -m pytest tests/memory/test_compiler.py tests/memory/test_buffers.py
 
 .venv-plan/ready: requirements.txt requirements-plan.txt pyproject.toml
 	$(PYTHON) -m venv .venv-plan

@@ -168,4 +168,4 @@ def choose(name: str) -> Callable[..., Array]:
     """The attention of that name. Raises InputError where there is none."""
     if name not in ATTENTIONS:
         raise InputError(f"there is no attention {name!r}: choose {', '.join(ATTENTIONS)}")
-    return ATTENTIONS[name]
+    return jax.named_scope("attention")(ATTENTIONS[name])

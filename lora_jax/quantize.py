@@ -131,6 +131,7 @@ class NF4(_Quantized):
     def shape(self) -> tuple[int, ...]:
         return (*self.like.shape[:-1], self.codes.shape[-1])
 
+    @jax.named_scope("dequantize")
     def dense(self, dtype: Any = None) -> Float[Array, " ... in out"]:
         rows = self.shape[-2]
         codes = jnp.concatenate([self.codes >> 4, self.codes & 15], axis=-2)[..., :rows, :]  # (..., I, O)
@@ -152,6 +153,7 @@ class Int8(_Quantized):
     def shape(self) -> tuple[int, ...]:
         return self.codes.shape
 
+    @jax.named_scope("dequantize")
     def dense(self, dtype: Any = None) -> Float[Array, " ... in out"]:
         return (self.codes * (self.scale / 127)[..., None, :]).astype(dtype or self.dtype)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,6 +22,7 @@ class RopeScaling:
     original_max_position_embeddings: int
 
 
+@jax.named_scope("rope")
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[Array, " P"]:
     """Radians a position for each pair of a head's features: theta^(-2i/C) (arXiv 2104.09864), rescaled for Llama 3.
 
@@ -35,6 +37,7 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = 
     return share * frequencies + (1 - share) * frequencies / s.factor
 
 
+@jax.named_scope("rope")
 def rope(x: Float[Array, "B T N C"], angles: Float[Array, "B T P"]) -> Float[Array, "B T N C"]:
     """Rotate feature i with feature i + C/2 by its angle (Hugging Face's half rotation)."""
     cos, sin = (f(angles)[:, :, None, :].astype(x.dtype) for f in (jnp.cos, jnp.sin))  # (B, T, 1, P)

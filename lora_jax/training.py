@@ -32,8 +32,9 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, *, accumulate
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(trainable: Tree, opt_state: Tree, frozen: Tree, batch: Batch) -> Any:
         value, gradient = _value_and_grad(loss, accumulate, trainable, frozen, batch)
-        updates, opt_state = optimizer.update(gradient, opt_state, trainable)
-        return optax.apply_updates(trainable, updates), opt_state, value, optax.tree.norm(gradient)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(gradient, opt_state, trainable)
+            return optax.apply_updates(trainable, updates), opt_state, value, optax.tree.norm(gradient)
 
     return step
 

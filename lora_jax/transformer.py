@@ -5,6 +5,7 @@ this call's), D model width, F feed-forward width, H query heads, K key/value he
 pairs that rotate together, V vocabulary, L layers.
 
 A weight is anything you can right-multiply by (`weights.py`); nothing here knows whether one is adapted or quantized.
+A `named_scope` changes no number: it says what an operation is for, in a profile and in the compiler's plan.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def init_cache(config: Config, batch: int, slots: int, dtype: Any = jnp.float32)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, jnp.zeros((), jnp.int32))
 
 
+@jax.named_scope("norm")
 def rms_norm(x: Float[Array, "*b D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*b D"]:
     """`x / rms(x) * scale`, the mean square taken in float32 (arXiv 1910.07467)."""
     x32 = x.astype(jnp.float32)
@@ -130,24 +132,27 @@ def block(
     B, T = segments.shape
     attn, mlp = layer["self_attn"], layer["mlp"]
 
-    h = rms_norm(x, layer["input_layernorm"], config.rms_norm_eps)  # (N, D)
-    q = (h @ attn["q_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, H, C)
-    k = (h @ attn["k_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, K, C)
-    v = (h @ attn["v_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, K, C)
-    q, k, v = keep(rope(q, angles), "q"), keep(rope(k, angles), "k"), keep(v, "v")
-    keys, values, k_segments = k, v, segments
-    if past is not None:
-        keys = jnp.concatenate([past[0].astype(k.dtype), k], axis=1)  # (B, S, K, C)
-        values = jnp.concatenate([past[1].astype(v.dtype), v], axis=1)  # (B, S, K, C)
-        k_segments = jnp.concatenate([past[2], segments], axis=1)  # (B, S)
-    mixed = attend(q, keys, values, segments, k_segments).reshape(B * T, -1)  # (N, H * C)
-    x = keep(x + mixed @ attn["o_proj"], "stream")  # (N, D)
+    with jax.named_scope("self_attn"):
+        h = rms_norm(x, layer["input_layernorm"], config.rms_norm_eps)  # (N, D)
+        q = (h @ attn["q_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, H, C)
+        k = (h @ attn["k_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, K, C)
+        v = (h @ attn["v_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, K, C)
+        q, k, v = keep(rope(q, angles), "q"), keep(rope(k, angles), "k"), keep(v, "v")
+        keys, values, k_segments = k, v, segments
+        if past is not None:
+            keys = jnp.concatenate([past[0].astype(k.dtype), k], axis=1)  # (B, S, K, C)
+            values = jnp.concatenate([past[1].astype(v.dtype), v], axis=1)  # (B, S, K, C)
+            k_segments = jnp.concatenate([past[2], segments], axis=1)  # (B, S)
+        mixed = attend(q, keys, values, segments, k_segments).reshape(B * T, -1)  # (N, H * C)
+        x = keep(x + mixed @ attn["o_proj"], "stream")  # (N, D)
 
-    h = rms_norm(x, layer["post_attention_layernorm"], config.rms_norm_eps)  # (N, D)
-    g, u = keep(h @ mlp["gate_proj"], "gate"), keep(h @ mlp["up_proj"], "up")  # (N, F)
-    return x + (jax.nn.silu(g) * u) @ mlp["down_proj"], (k, v)  # (N, D)
+    with jax.named_scope("mlp"):
+        h = rms_norm(x, layer["post_attention_layernorm"], config.rms_norm_eps)  # (N, D)
+        g, u = keep(h @ mlp["gate_proj"], "gate"), keep(h @ mlp["up_proj"], "up")  # (N, F)
+        return x + (jax.nn.silu(g) * u) @ mlp["down_proj"], (k, v)  # (N, D)
 
 
+@jax.named_scope("layers")
 def hidden_states(
     config: Config,
     params: Params,
@@ -213,6 +218,7 @@ def head(params: Params) -> Any:
     return params["lm_head"] if "lm_head" in params else params["embed_tokens"].T
 
 
+@jax.named_scope("lm_head")
 def _logits(params: Params, x: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
     return x @ head(params)
 
@@ -243,6 +249,7 @@ def target_mask(batch: Batch) -> Float[Array, "B T"]:
     return jnp.pad(learned.astype(jnp.float32), ((0, 0), (0, 1)))  # (B, T)
 
 
+@jax.named_scope("loss")
 def loss(
     config: Config, params: Params, batch: Batch, *, remat: bool = False, attention: str = "auto"
 ) -> Float[Array, ""]:

@@ -6,7 +6,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from close import backward_pass, bfloat16_pass, forward_pass, rounding
 
 from lora_jax import transformer
 from lora_jax.adapters.base import attach
@@ -23,6 +25,10 @@ CONFIG = transformer.Config(
     head_dim=14,
     tie_word_embeddings=False,
 )
+ROWS, LENGTH = 5, 9
+FORWARD = rounding(forward_pass(CONFIG, LENGTH))  # for its logits, by two ways
+IN_BFLOAT16 = rounding(bfloat16_pass(CONFIG), jnp.bfloat16)
+BACKWARD = rounding(backward_pass(CONFIG, LENGTH, ROWS))  # for a gradient
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -51,7 +57,7 @@ def model(dtype=jnp.float32, **changes):
     return config, jax.jit(make)()
 
 
-def tokens(rows=5, length=9, seed=0):
+def tokens(rows=ROWS, length=LENGTH, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, CONFIG.vocab_size, (rows, length)), jnp.int32)
 
 
@@ -65,6 +71,11 @@ def adapter_loss(config):
 
 def full_loss(config):
     return lambda params, frozen, batch: transformer.loss(config, params, batch)
+
+
+def gradient_as_state():
+    """An optimizer whose state is the last gradient, handed on unchanged."""
+    return optax.GradientTransformation(optax.tree.zeros_like, lambda gradient, _, params=None: (gradient, gradient))
 
 
 def shaken(tree, seed=7, size=0.1):
@@ -108,13 +119,3 @@ def lora_changes(params, adapters, constants):
         name: np.float64(lora.scaling) * (np.asarray(lora.a, np.float64) @ np.asarray(lora.b, np.float64))
         for name, lora in unstack(params, adapters, constants).items()
     }
-
-
-def close(found, expected, tolerance=1e-5):
-    """Assert that two trees are equal to a share of the largest number in each leaf."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        assert one.shape == other.shape
-        error, size = np.abs(one - other).max(), np.abs(other).max()
-        assert error <= tolerance * size, f"differs by {error / max(size, 1e-300):.1e} of its largest"

@@ -63,7 +63,7 @@ def check(trainable: Tree, *, full: bool) -> None:
         )
 
 
-def _trains(trainable: Tree, name: str) -> bool:
+def trains(trainable: Tree, name: str) -> bool:
     """Whether anything trains under that name."""
     return any(f"'{name}'" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trainable))
 
@@ -74,7 +74,7 @@ def block_arrays(setup: Setup, trainable: Tree) -> tuple[Kept, ...]:
     N, F, C, H, K = B * T, c.intermediate_size, c.head_dim, c.num_attention_heads, c.num_key_value_heads
     Z, P = even(T)
     mixed = {
-        "scores": (Kept("mixed", (B, T, H, C), dtype),) if _trains(trainable, "o_proj") else (),
+        "scores": (Kept("mixed", (B, T, H, C), dtype),) if trains(trainable, "o_proj") else (),
         "blocks": (
             Kept("mixed", (Z, B, K, H // K * P, C), dtype),
             Kept("log_sum_exp", (Z, B, K, H // K * P), "float32"),
@@ -121,3 +121,9 @@ def head_shape(config: Config) -> tuple[int, int]:
 def saved_bytes(setup: Setup, trainable: Tree) -> int:
     """Saved activations: all that is kept of the stream and the blocks, up to the loss."""
     return sum(one.bytes for one in kept(setup, trainable) if one.role not in LOSS)
+
+
+def kept_by_layers(setup: Setup, trainable: Tree) -> int:
+    """The part of it that is the layers' and what all of them share: it lasts as long as there are layers to go back."""
+    others = (*LOSS, "token ids", "final norm")
+    return sum(one.bytes for one in kept(setup, trainable) if one.role not in others)

@@ -35,7 +35,7 @@ def setup_from_json(found: Mapping[str, Any]) -> Setup:
     return Setup(**{**found, "config": Config(**config | {"biases": tuple(config["biases"])})})
 
 
-def _placed(target: str, tree: Any) -> Any:
+def placed(target: str, tree: Any) -> Any:
     """The shapes in `tree`, each on the absent device of the target."""
     if target == "cpu":
         return tree
@@ -56,12 +56,12 @@ def _placed(target: str, tree: Any) -> Any:
 def answer(folder: Path, target: str, setup: Setup) -> dict[str, Any]:
     """Compile the step of `setup`, with XLA's texts going to `folder`, and read the plan."""
     step = steps.build(setup)
-    arguments = _placed(target, step.arguments)
+    arguments = placed(target, step.arguments)
     began = time.perf_counter()
     jitted: Any = step.step
-    found = jitted.lower(*arguments).compile().memory_analysis()
+    analysis = jitted.lower(*arguments).compile().memory_analysis()
     seconds = time.perf_counter() - began
-    sizes = {name: int(getattr(found, f"{name}_size_in_bytes")) for name in ("argument", "output", "alias", "temp")}
+    sizes = {name: int(getattr(analysis, f"{name}_size_in_bytes")) for name in ("argument", "output", "alias", "temp")}
     assignment = buffers.read(folder, PROGRAM)
     # libtpu's number is more than the main memory: 19.8 GB seen where 16.9 GB is all there is.
     if target in targets.TPUS:
@@ -72,11 +72,7 @@ def answer(folder: Path, target: str, setup: Setup) -> dict[str, Any]:
     }
     shapes = components.Shapes(setup.config.num_hidden_layers, **dims)
     full = step.frozen is None
-    parts = []
-    for buffer in assignment.peak:
-        component, role = components.buffer(buffer, shapes)
-        source = [f"{f.function}:{f.line}" for f in buffer.origins[0].frames[:3]] if buffer.origins else []
-        parts.append([component, role, buffer.name, buffer.shape, buffer.bytes, " < ".join(source)])
+    parts = [(*components.buffer(b, shapes), b.name, b.shape, b.bytes, components.source(b)) for b in assignment.peak]
     return {
         "sizes": sizes,
         "seconds": seconds,

@@ -49,14 +49,14 @@ class DoesNotFit(InputError):
 
 @dataclass(frozen=True)
 class Part:
-    """One buffer alive at the peak of the temporary memory, named; `source` is the Python it came from."""
+    """One buffer alive at the peak of the temporary memory, named."""
 
-    component: str
-    role: str
-    name: str
-    shape: str
+    component: str  # the row of the ledger
+    role: str  # the innermost scope of the model, or what its shape says
+    name: str  # XLA's
+    shape: str  # "bf16[6,1536,2688]"
     bytes: int
-    source: str
+    source: str  # JAX's path to the operation: "transpose(jvp(loss))/layers/mlp/dot_general"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Plan:
     ledger: Ledger
     argument: int
     output: int
-    alias: int
+    alias: int  # of the output, what takes the place of a donated argument
     temp: int
     parts: tuple[Part, ...]  # the largest first
     seconds: float  # to lower and compile
@@ -107,34 +107,26 @@ def plan(setup: Setup, target: str = "cpu") -> Plan:
     if "refused" in found:
         raise _refusal(target, found["refused"])
     sizes, parts = found["sizes"], tuple(Part(*part) for part in found["parts"])
-    exact, estimated = Counter[str](), Counter[str]()
+    exact, planned = Counter[str](), Counter[str]()
     for row, size in found["arguments"]:
         exact[row] += size
     for part in parts:
-        estimated[part.component] += part.bytes
-    estimated[RESULTS] = sizes["output"] - sizes["alias"]
-    estimated[PACKED] = found["assigned"] - sum(part.bytes for part in parts)
+        planned[part.component] += part.bytes
+    planned[RESULTS] = sizes["output"] - sizes["alias"]
+    planned[PACKED] = found["assigned"] - sum(part.bytes for part in parts)
     # What XLA counts and does not say what it is: in every plan seen, nothing.
-    estimated[UNNAMED] += sizes["argument"] - exact.total() + sizes["temp"] - found["assigned"]
-    return Plan(
-        target=target,
-        ledger=ledger(f"compiled for {target}", exact, estimated),
-        argument=sizes["argument"],
-        output=sizes["output"],
-        alias=sizes["alias"],
-        temp=sizes["temp"],
-        parts=parts,
-        seconds=found["seconds"],
-    )
+    planned[UNNAMED] += sizes["argument"] - exact.total() + sizes["temp"] - found["assigned"]
+    rows = ledger(f"compiled for {target}", exact, planned)
+    return Plan(target, rows, **sizes, parts=parts, seconds=found["seconds"])
 
 
 def _check_plugin(target: str) -> None:
     if target in targets.CARDS:
         pairs = [(f"jax-cuda{n}-plugin", f"jax-cuda{n}-pjrt") for n in (12, 13)]
-        found = [pair for pair in pairs if all(_version(name) for name in pair)]
+        found = next((pair for pair in pairs if all(map(_version, pair))), ())
         if not found:
             raise InputError(f"planning for {target} takes XLA's compiler for NVIDIA GPUs (no GPU): {INSTALL}")
-        for name in found[0]:
+        for name in found:
             if _version(name) != version("jaxlib"):
                 raise InputError(f"{name} is {_version(name)} and jaxlib is {version('jaxlib')}: {INSTALL}")
     elif target in targets.TPUS and _version("libtpu") is None:

@@ -1,44 +1,25 @@
 """Names for what lies in a compiled step's memory: each argument and each buffer, as a row of a ledger and a role.
 
 An argument has JAX's own name for it. A buffer is known by its shape (a gradient has the shape of what trains, a kept
-activation leads with the layers) and by the Python that made it, which XLA carries through to the plan.
+activation leads with the layers) and by the scopes of the operations that write it: what the model's own
+`jax.named_scope`s say of them, which JAX's paths carry through to the plan.
 """
 
 from __future__ import annotations
 
-import linecache
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePath
 
-from lora_jax.memory.buffers import Buffer, Origin
+from lora_jax.memory.buffers import Buffer
 from lora_jax.memory.ledger import row_of
 
 UNNAMED = "unnamed"
 
-# Of the frames of an instruction, from the innermost, the first one in a file of these says what it is for.
-FILES = {
-    "cross_entropy.py": ("logits and loss", "head and loss"),
-    "attention.py": ("workspace", "attention"),
-    "rope.py": ("workspace", "rotary positions"),
-    "optimizers.py": ("workspace", "optimizer"),
-}
-FUNCTIONS = {
-    "_logits": ("logits and loss", "head and loss"),
-    "rms_norm": ("workspace", "norms"),
-    "target_mask": ("logits and loss", "targets"),
-    "loss": ("logits and loss", "targets"),
-    "hidden_states": ("workspace", "between layers"),
-    "hidden_states.<locals>.body": ("workspace", "between layers"),
-    "make_step.<locals>.step": ("workspace", "optimizer"),
-}
-# Inside a block the line itself says which half of it the product is of.
-LINES = {
-    r"\bmlp\[": ("workspace", "feed-forward"),
-    r"\battn\[": ("workspace", "projections"),
-    r"": ("workspace", "stream"),  # any other line
-}
+# The scopes of the model and of the step, and the row of what is worked with there. The innermost one is the role.
+SCOPES = dict.fromkeys(("loss", "lm_head"), "logits and loss") | dict.fromkeys(
+    ("layers", "norm", "self_attn", "rope", "attention", "mlp", "dequantize", "optimizer"), "workspace"
+)
 
 
 @dataclass(frozen=True)
@@ -55,53 +36,43 @@ def argument(name: str, full: bool) -> str:
     return row_of(name, full) or UNNAMED
 
 
+def scope(path: str) -> str:
+    """The innermost scope of one of JAX's paths, "" where it has none.
+
+    A step of a path is a scope, a transformation of scopes (`transpose(jvp(loss))`: the backward pass), a function that
+    is compiled by itself (`jit(norm)`: no scope), a loop, or at the end the operation. XLA joins paths by a semicolon.
+    """
+    steps = re.split(r"[/();]", re.sub(r"\bp?jit\(.*?\)", "", path))
+    return next((step for step in reversed(steps) if step in SCOPES), "")
+
+
+def source(found: Buffer) -> str:
+    """The nearest path of a buffer without what says nothing of the model: loops, and functions compiled apart."""
+    path = found.paths[0] if found.paths else ""
+    return re.sub(r"\b(?:while|body|cond|closed_call|checkpoint|p?jit\(.*?\))/", "", path)
+
+
 def buffer(found: Buffer, shapes: Shapes) -> tuple[str, str]:
     """The row and the role of a buffer alive at the peak; (UNNAMED, "") where nothing is known of it."""
     dims = tuple(n for n in found.dims if n != 1)
-    made = [named for origin in found.origins if (named := _made_by(origin)) is not None]
-    roles = [role for _, role in made]
+    scopes = [name for path in found.paths if (name := scope(path))]
+    nearest, role = (found.paths or ("",))[0], (scopes or [""])[0]
     if _is_like(dims, shapes.trains | shapes.held, shapes.layers):
-        nearest = found.origins[0] if found.origins else None
-        if nearest is not None and any(PurePath(frame.file).name == "quantize.py" for frame in nearest.frames):
-            return "workspace", "dequantized weights"
-        taken = nearest is not None and nearest.path.endswith("/dynamic_slice")  # one layer's, out of the stack
-        backward = any("transpose(" in origin.path for origin in found.origins)
-        derived = backward or "head and loss" in roles or "optimizer" in roles
+        if scope(nearest) == "dequantize":
+            return "workspace", "dequantize"
+        taken = nearest.endswith("/dynamic_slice")  # one layer's, out of the stack
+        derived = any("transpose(" in path or scope(path) in ("lm_head", "loss", "optimizer") for path in found.paths)
         if _is_like(dims, shapes.trains, shapes.layers) and derived and not taken:
-            return "gradients", "optimizer" if roles[:1] == ["optimizer"] else "backward"
+            return "gradients", role
         return "workspace", "copies of weights"
-    if found.dims[:1] == (shapes.layers,) and len(dims) > 1 and any(_stacks(origin) for origin in found.origins):
-        return "saved activations", "kept for the backward pass"
+    if found.dims[:1] == (shapes.layers,) and len(dims) > 1 and "layers" in scopes:
+        return "saved activations", ""
     if re.match(r"s8\[\d+\]", found.shape) and re.match(r"custom-call|cublas", found.name):
         return "workspace", "scratch of matrix products"
-    return made[0] if made else (UNNAMED, "")
+    return (SCOPES[role], role) if role else (UNNAMED, "")
 
 
 def _is_like(dims: tuple[int, ...], known: Iterable[tuple[int, ...]], layers: int) -> bool:
     """Whether these are the dims of one of `known`, whole or of one layer, in any order."""
-    for leaf in known:
-        for whole in (leaf, leaf[1:] if leaf[:1] == (layers,) and len(leaf) > 2 else leaf):
-            if len(whole) > 1 and sorted(dims) == sorted(n for n in whole if n != 1):
-                return True
-    return False
-
-
-def _stacks(origin: Origin) -> bool:
-    """Whether this is the scan over layers itself, stacking what it keeps or handing it back."""
-    inner = origin.frames[0].function if origin.frames else ""
-    return inner in ("hidden_states", "") or "dynamic_update_slice" in origin.path
-
-
-def _made_by(origin: Origin) -> tuple[str, str] | None:
-    for frame in origin.frames:
-        file = PurePath(frame.file)
-        if "optax" in file.parts:
-            return "workspace", "optimizer"
-        if file.name in FILES:
-            return FILES[file.name]
-        if frame.function in FUNCTIONS:
-            return FUNCTIONS[frame.function]
-        if frame.function == "block":
-            line = linecache.getline(frame.file, frame.line)
-            return next(named for pattern, named in LINES.items() if re.search(pattern, line))
-    return None
+    one_layers = (leaf[1:] for leaf in known if leaf[:1] == (layers,) and len(leaf) > 2)
+    return any(sorted(dims) == sorted(n for n in leaf if n != 1) for leaf in (*known, *one_layers) if len(leaf) > 1)

@@ -30,7 +30,7 @@ def estimate(setup: Setup) -> Ledger:
         "batch": num_bytes(step.batch),
         "saved activations": activations.saved_bytes(setup, step.trainable),
     }
-    moment, temporary = peak.temporary(setup, step.trainable, step.params)
+    moment, temporary = peak.temporary(setup, step.trainable)
     beyond = temporary - exact["gradients"] - exact["saved activations"]
     row = "not at once" if beyond < 0 else "logits and loss" if moment == "loss" else "workspace"
     return ledger(f"estimate, fullest in: {moment}", exact, {row: beyond})

@@ -1,27 +1,75 @@
-"""A placeholder for the estimate of the peak, with its interface."""
+"""The peak of a step's temporary memory, by hand: what lies beside the step's arguments at its fullest moment.
+
+Letters: N tokens in a batch of B, e bytes of a number in the stream, D width, F feed-forward width, Q = query heads *
+head size, K = key/value heads * head size, V vocabulary, L layers; S numbers in all scores, or in one pair of blocks.
+
+A step is fullest in its layers, in its loss or in its update, and they do not add up. In the layers there are the saved
+activations, the gradients, and the working set of one layer, which is its feed-forward's or its attention's:
+
+- Feed-forward, arrays of F: the gradients of gate, of up and of their product, 3; the product, if down_proj's gradient
+  needs it, 1; gate and up, if they were rematerialized, 2. A bfloat16 product that has two terms (of W and of an
+  adapter), or that is of a dequantized W, is float32 before it is rounded: as much again as the 3.
+- Beside them, arrays of D: the stream's gradient and both normed inputs, 3; one more if the feed-forward trains. With
+  rematerialized blocks the stream, q, k, v and the mixed values: D + 2 Q + 2 K; by scores, the softmax too.
+- Attention, going back: the gradients of q, k, v and the mixed values, 2 Q + 2 K. Of all scores the float32 softmax,
+  its gradient and the scores'; the softmax is there twice if it is rounded to bfloat16, and in rematerialized blocks
+  with adapters (so in JAX 0.12, not in 0.10). Of one pair of blocks the softmax and its gradient, both in float32 and
+  rounded, and the gradients of k and v, which grow in float32.
+- Attention by scores, going forward: the scores, what hides some of them, the softmax, and a byte that says which.
+- To the layer's end the feed-forward's 3 wait for the gradients of its weights, in the dtype of the sums. If full
+  fine-tuning rematerializes they are 2 (1 to 4 were seen); in float32 with adapters and rematerialized, none.
+
+To this come a layer's matrices, as gradients if they train, else two of them as they are multiplied with. Scores have
+the queries of all layers laid out anew between the passes. The head's gradient is float32, as chunks of the loss add up
+to it; of few tokens it is formed late, and the logits' gradient waits for it.
+
+Every count stays or grows with batch and length, and so does the estimate. XLA also pads, fuses and reorders, each
+version in its own way: hence MARGIN. docs/memory.md has the error on steps that were drawn before this was written.
+"""
 
 from __future__ import annotations
-
-import math
 
 from lora_jax.adapters.base import Tree, num_bytes
 from lora_jax.memory import activations
 from lora_jax.memory.setup import Setup
 
-MARGIN = 0.05  # the share by which a plan may exceed the estimate
-SMALL = 1_000_000_000  # bytes below which the estimate is not to be trusted
+MARGIN = 0.05  # the share of the estimate by which a plan may exceed it
+SMALL = 1_000_000_000  # bytes: in a smaller step one array more or less is a large share, so the compiler is asked
+FLOAT32 = 4  # bytes
 
 
-def temporary(setup: Setup, trainable: Tree, params: Tree) -> tuple[str, int]:
-    """`(moment, bytes)`: the fullest of "layers", "loss" and "update", and its bytes beyond the step's arguments."""
-    c, e = setup.config, activations.ITEMSIZE[setup.dtype]
-    tokens, gradients = setup.batch * setup.length, num_bytes(trainable)
-    layer = tokens * (4 * c.hidden_size + 4 * c.intermediate_size) * e
-    scores = 3 * 4 * setup.batch * c.num_attention_heads * setup.length**2 if setup.attention == "scores" else 0
-    saved = activations.saved_bytes(setup, trainable)
-    moments = {
-        "layers": saved + gradients + layer + scores,
-        "loss": saved + 2 * min(tokens, 256) * c.vocab_size * e + 4 * math.prod(activations.head_shape(c)),
-        "update": gradients,
-    }
-    return max(moments.items(), key=lambda pair: pair[1])
+def temporary(setup: Setup, trainable: Tree) -> tuple[str, int]:
+    """`(moment, bytes)`: the fullest of "layers", "loss" and "update", and what it holds beside the arguments."""
+    c, B, T, e = setup.config, setup.batch, setup.length, activations.ITEMSIZE[setup.dtype]
+    N, D, F, V = B * T, c.hidden_size, c.intermediate_size, c.vocab_size
+    Q, K = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    remat, by_scores, few = setup.remat, setup.attention == "scores", activations.BLOCK
+    S = B * c.num_attention_heads * (T if by_scores else min(T, few)) ** 2
+    full, mlp = "embed_tokens" in trainable, activations.trains(trainable, "mlp")
+    adapted, rounded = mlp and not full, e < FLOAT32
+    sums = rounded and (adapted or setup.quantize is not None)
+
+    saved = activations.kept_by_layers(setup, trainable)
+    head = min(FLOAT32 * V * D, 2 * N * V * e) if full else 0
+    gradients = num_bytes(trainable["layers"]) + head
+    matrices = (3 * D * F + 2 * D * Q + 2 * D * K if full else 2 * D * F) * e
+    again = remat * (D + 2 * Q + 2 * K)
+
+    twice = rounded or (adapted and remat)
+    wide = 3 + mlp + 2 * remat + 3 * sums
+    feed_forward = N * e * (wide * F + (3 + mlp) * D + again)
+    feed_forward += by_scores * remat * S * (FLOAT32 + (1 + twice - rounded) * e)
+    waiting = mlp * (2 if full and remat else 0 if adapted and remat and not rounded else 3)
+    waiting += waiting * (adapted and rounded)
+    attention = N * e * (waiting * F + 4 * D + 2 * Q + 2 * K + again)
+    attention += S * (FLOAT32 + (2 + twice) * e) if by_scores else 2 * S * (FLOAT32 + e) + 2 * N * K * FLOAT32
+    layers = saved + gradients + matrices + max(feed_forward, attention)
+    if by_scores:
+        forward = S * (2 * FLOAT32 + e + 1) + N * e * (D + Q + 2 * K)
+        between = (gradients if full else 0) + (0 if remat else c.num_hidden_layers * N * Q * e)
+        layers = max(layers, saved + forward, saved + between)
+
+    padded = V * D * e if rounded and V % 8 else 0  # cuBLAS wants the head's columns in eights
+    loss = saved + 3 * N * D * e + 2 * min(N, few) * V * e + (FLOAT32 * V * D if full else 0) + padded
+    update = gradients + (V * D * e if full else 0)
+    return max(("layers", layers), ("loss", loss), ("update", update), key=lambda moment: moment[1])

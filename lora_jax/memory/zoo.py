@@ -1,6 +1,6 @@
 """Models by name: their shapes, as their `config.json` files give them, for planning without their weights.
 
-Counts follow from the shapes; `tests/test_memory_planner.py` holds each against the published one.
+Counts follow from the shapes; `tests/memory/test_planner.py` holds each against the published one.
 """
 
 from __future__ import annotations

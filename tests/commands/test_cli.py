@@ -12,7 +12,7 @@ import tiny
 
 from lora_jax import cli, forward, load_adapter, load_model, load_tokenizer, merge
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--steps", "4", "--batch-size", "2", "--length", "16", "--rank", "2"]
 
 

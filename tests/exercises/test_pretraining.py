@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from answers import is_told, written
+from close import close, forward_pass, rounding
 
 from lora_jax import pretraining as small
 from lora_jax.adapters.base import count
@@ -209,4 +210,4 @@ def test_what_is_asked_is_what_the_package_does():
     tokens = jax.random.randint(jax.random.key(1), (2, 6), 0, 11)
     batch = {"tokens": tokens}
     found = written("1.3")(forward(config, params, tokens), jnp.roll(tokens, -1, 1), target_mask(batch))
-    assert found == pytest.approx(float(loss(config, params, batch)), rel=1e-5)
+    close(float(found), float(loss(config, params, batch)), rounding(forward_pass(config, 6) + 12))

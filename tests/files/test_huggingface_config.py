@@ -11,7 +11,7 @@ from lora_jax.files.huggingface import read_config, write_config
 from lora_jax.rope import RopeScaling
 from lora_jax.transformer import Config
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 QKV = ("q_proj", "k_proj", "v_proj")
 LLAMA = Config(
     vocab_size=53,

@@ -1,9 +1,11 @@
-"""A training run of its own process, for `test_killed.py`: `python killed_run.py CHECKPOINT`.
+"""A training run of its own process, for `test_killed.py`: `python killed_run.py CHECKPOINT [WRITE]`.
 
 It says what it is about to do, a line each, and dawdles there, so that a kill lands inside: `step`, `write` (the bytes
-are in a temporary file, not yet on the disk), `rename`, and `done` at the end.
+are in a temporary file, not yet on the disk), `rename`, and `done` at the end. At the write of the number that is given
+it waits to be killed.
 """
 
+import itertools
 import os
 import sys
 import time
@@ -25,9 +27,11 @@ def say(what, seconds):
     time.sleep(seconds)
 
 
-def slowed(function, what, seconds):
+def slowed(function, what, seconds, waits_at=0):
+    count = itertools.count(1)
+
     def slow(*arguments):
-        say(what, seconds)
+        say(what, 60 if next(count) == waits_at else seconds)
         return function(*arguments)
 
     return slow
@@ -49,8 +53,8 @@ def loss(adapters, frozen, batch):
     return jnp.mean((outputs - 1) ** 2)
 
 
-def main(path):
-    os.fsync, os.replace = slowed(os.fsync, "write", 0.02), slowed(os.replace, "rename", 0.02)
+def main(path, waits_at=0):
+    os.fsync, os.replace = slowed(os.fsync, "write", 0.02, int(waits_at)), slowed(os.replace, "rename", 0.02)
     params = {"layers": {"mlp": {"up_proj": jax.random.normal(jax.random.key(0), (3, 5, 7))}}}
     ranks = {"layers.1.mlp.up_proj": 3}
     adapters, constants = lora.init(jax.random.key(1), params, rank=2, rank_pattern=ranks, dropout=0.2)
@@ -74,4 +78,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -13,10 +13,10 @@ import pytest
 SCRIPT = Path(__file__).with_name("killed_run.py")
 
 
-def start(checkpoint):
+def start(*arguments):
     """The run as a process that is not of this one's group of open files, its lines readable as they come."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(SCRIPT.parents[1]), *sys.path]))}
-    command = [sys.executable, str(SCRIPT), str(checkpoint)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(SCRIPT.parents[2]), *sys.path]))}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -44,7 +44,7 @@ def litter(folder):
 def test_a_run_killed_once_while_it_writes_ends_in_the_same_bytes(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
-    whole, cut = start(tmp_path / "whole" / "c"), start(tmp_path / "cut" / "c")
+    whole, cut = start(tmp_path / "whole" / "c"), start(tmp_path / "cut" / "c", 7)
     assert kill(cut, "write", 7, 0.0)  # in the third checkpoint or the one before: three flushes each
     assert litter(tmp_path / "cut")
     assert (tmp_path / "cut" / "c").exists()

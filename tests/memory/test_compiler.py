@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,6 +112,12 @@ def check_named(plan):
     assert plan.named > 0.95, plan.roles
     assert sum(part.bytes for part in plan.parts) <= plan.temp
     assert plan.ledger["saved activations"] > 0
+
+
+@pytest.mark.parametrize("scope", ["attention", "mlp"])
+def test_a_part_has_its_scope_as_its_role_and_jaxs_path_as_its_source(planned, scope):
+    sources = [part.source for part in planned["qlora"].parts if part.role == scope]
+    assert any(re.match(rf"(transpose\()?jvp\(loss\)+/layers/.*\b{scope}/\w+$", source) for source in sources), sources
 
 
 def test_a_process_of_its_own_plans_what_this_one_does(planned):

@@ -7,7 +7,7 @@ import pytest
 
 from lora_jax import demo, load_adapter, load_model, plots
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow

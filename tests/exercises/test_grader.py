@@ -14,7 +14,7 @@ from lora_jax.exercises import isolation, registry
 from lora_jax.exercises.grader import grade
 from lora_jax.exercises.low_rank import EXERCISES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS = {exercise.name: exercise.solution for exercise in EXERCISES}
 HEAD = "import os, shutil, sys\nimport jax\nimport jax.numpy as jnp\nimport numpy as np\n\n"
 RIGHT = "return x @ w + alpha / a.shape[1] * (x @ a) @ b"
@@ -136,6 +136,7 @@ def hand_in(folder, answers):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("namespaces", [True, False])
 def test_a_submission_costs_only_its_own_marks(namespaces, tmp_path, monkeypatch):
     if namespaces and not isolation.has_namespaces():
@@ -186,6 +187,7 @@ def test_too_much_of_it_is_not_waited_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_notebooks_themselves(tmp_path):
     """The solved ones have every mark, and the learner's none: no later cell of theirs counts as an answer."""
     for name, place in (("solved", "notebooks/solutions"), ("untouched", "notebooks")):

@@ -176,9 +176,9 @@ def test_text_shorter_than_one_sequence_is_refused():
 
 def test_a_million_tokens_pack_fast():
     encoded = plain(*[200] * 5000)
-    started = time.perf_counter()
+    started = time.process_time()  # of this process alone, whatever else runs
     packed = pack(encoded, 128)
-    assert time.perf_counter() - started < 2 and len(packed) == 7813
+    assert time.process_time() - started < 2 and len(packed) == 7813
 
 
 def tokens_of(packed):
