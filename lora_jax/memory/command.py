@@ -126,17 +126,13 @@ def _run(say: Say, found: Budget, seconds_per_step: float | None, steps: int) ->
                 "counted; time a few steps and give --seconds-per-step for what a run costs"
             )
         return None
-    hours = seconds_per_step * steps / 3600
-    dollars = [
-        None if card.dollars_an_hour is None else planner.run_dollars(card.dollars_an_hour, seconds_per_step, number)
-        for number in (1000, steps)
-    ]
-    thousand = "" if steps == 1000 else f"1,000 steps {_dollars(dollars[0])} $; "
-    say(
-        f"at {seconds_per_step:g} seconds a step: {thousand}{steps:,} steps "
-        f"{hours:,.2f} hours and {_dollars(dollars[1])} $ ({card.price_date or 'no price stated'})"
-    )
-    return {"steps": steps, "hours": hours, "dollars_1000_steps": dollars[0], "dollars": dollars[1]}
+    hours, hourly = seconds_per_step * steps / 3600, card.dollars_an_hour
+    all_of_them = None if hourly is None else planner.run_dollars(hourly, seconds_per_step, steps)
+    thousand = None if hourly is None else planner.run_dollars(hourly, seconds_per_step, 1000)
+    first = "" if steps == 1000 else f"1,000 steps {_dollars(thousand)} $; "
+    cost = f"{hours:,.2f} hours and {_dollars(all_of_them)} $ ({card.price_date or 'no price stated'})"
+    say(f"at {seconds_per_step:g} seconds a step: {first}{steps:,} steps {cost}")
+    return {"steps": steps, "hours": hours, "dollars_1000_steps": thousand, "dollars": all_of_them}
 
 
 def _compiled(say: Say, found: Budget, target: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from lora_jax.files.atomic import write_bytes
 from lora_jax.memory import steps, zoo
 from lora_jax.memory.compile_step import setup_from_json
 from lora_jax.memory.ledger import size
+from lora_jax.memory.run_step import proc
 from lora_jax.memory.setup import Setup, planning_options, ways
 
 Say = Callable[[str], None]
@@ -191,11 +192,8 @@ def _part(folder: Path, part: str, question: dict[str, Any], platform: str | Non
 
 def _available() -> int | None:
     """Bytes that a new process may take on this machine, where Linux says so."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
+    found = proc("meminfo", "MemAvailable")
+    return None if found is None else 1024 * int(found.split()[0])
 
 
 def _known(out: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:

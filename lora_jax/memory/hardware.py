@@ -103,9 +103,7 @@ CARDS = {
 
 STATED = "by specification"
 LINKS = {
-    "pcie3": Hop(
-        "PCIe 3 x16", 15_750 * MB, STATED, Source("PCIe 3.0: 16 lanes, 8 GT/s, 128 bits of 130", LISTED)
-    ),
+    "pcie3": Hop("PCIe 3 x16", 15_750 * MB, STATED, Source("PCIe 3.0: 16 lanes, 8 GT/s, 128 bits of 130", LISTED)),
     "pcie4": Hop("PCIe 4 x16", 31 * GB, STATED, Source("PCI Express 4.0", LISTED)),
     "pcie5": Hop("PCIe 5 x16", 55_060 * MB, "measured", Source("on an H200, github.com/stas00/ml-engineering", LISTED)),
 }
