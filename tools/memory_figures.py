@@ -197,18 +197,18 @@ def _pair(axes: Any, y: float, plain: float, resumable: float, method: str, labe
 
 
 def errors(table: Table, path: str | Path) -> None:
-    """Rung 1 against rung 3, and rung 3 against rung 4: `formula`, `cpu` and `gpu`, each a list of rows, or empty.
+    """Rung 1 against rung 3, and rung 3 against rung 4: `estimate`, `cpu` and `gpu`, each a list of rows, or empty.
 
-    A row has a `group` (a seed, a model), a `method`, its `bytes`, and the `error` as a share of them.
+    A row has a `group` (a version of JAX, a model), a `method`, its `bytes`, and the `error` as a share of them.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator
 
     figure = _figure(12, 4.6)
     panels = figure.subplots(1, 3, width_ratios=[5, 4, 4])
-    titles = ("the formula against XLA's plan (H100)", "XLA's plan against use: CPU", "XLA's plan against use: GPU")
+    titles = ("the estimate against XLA's plan (H100)", "XLA's plan against use: CPU", "XLA's plan against use: GPU")
     labels = ("GB planned", "GB used", "GB used")
-    for axes, part, title, label in zip(panels, ("formula", "cpu", "gpu"), titles, labels, strict=True):
+    for axes, part, title, label in zip(panels, ("estimate", "cpu", "gpu"), titles, labels, strict=True):
         axes.set_title(title, fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         rows = table[part]

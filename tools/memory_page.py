@@ -1,52 +1,33 @@
 """Writes figures/data/memory.json from the estimate, and from the records the figures and numbers of docs/memory.md.
 
 `python tools/memory_page.py` after a change of the estimate or a new record; `--check` says what is stale and compares.
-What a compiler planned is in figures/data/memory_error.json (benchmarks/memory_error.py); what devices used is in
-figures/data/memory_DEVICE.json (`python -m lora_jax measure`). Where there is no record, the page says so.
+How far the estimate is off is estimate_page.py's part; what devices used is in figures/data/memory_DEVICE.json
+(`python -m lora_jax measure`). Where there is no record, the page says so.
 """
 
 import json
-import statistics
 import sys
 import textwrap
 from pathlib import Path
 
+import estimate_page
 import memory_figures as plots
 import memory_tables as tables
 from PIL import Image
 from readme import RECORDS, ROOT, put
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from memory_error import draw as steps_of_seed
-
-from lora_jax.memory.compile_step import setup_from_json
-from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import size
-from lora_jax.memory.steps import parameters
 from lora_jax.plots import TITLES
 
 FIGURES, PAGE, TABLES = ROOT / "figures", ROOT / "docs" / "memory.md", RECORDS / "memory.json"
-FORMULA = RECORDS / "memory_error.json"
-TUNED = RECORDS / "memory_error_tuned.json"  # plans it was tuned with beside those
-EARLIER = RECORDS / "memory_error_earlier.json"  # what an earlier form of it said of steps it was not tuned with
 MISSING = "Not measured yet: there is no record in figures/data.\n"
 Rows = list[dict]
-
-
-def formula_rows() -> Rows:
-    """Every row of the formula against the compiler's plan; none where there is no record."""
-    return json.loads(FORMULA.read_text())["rows"] if FORMULA.exists() else []
 
 
 def device_records(platform: str) -> Rows:
     """The records of `python -m lora_jax measure` on a platform, each with its file's name."""
     found = ((path, json.loads(path.read_text())) for path in sorted(RECORDS.glob("memory_*.json")))
     return [one | {"file": path.name} for path, one in found if one.get("made_by", {}).get("platform") == platform]
-
-
-def outdated(rows: Rows) -> bool:
-    """Whether a row was written by another formula than the present one."""
-    return any(row["formula"]["total"] != estimate(setup_from_json(row["setup"])).total for row in rows)
 
 
 def error_table() -> dict:
@@ -67,24 +48,14 @@ def error_table() -> dict:
             if row["used"] is not None
         ]
 
-    planned = [
-        {
-            "group": f"seed {row['seed']}",
-            "method": setup_from_json(row["setup"]).name,
-            "bytes": row["plan"]["total"],
-            "error": row["error"],
-        }
-        for row in formula_rows()
-        if row["plan"] is not None
-    ]
-    return {"formula": planned, "cpu": device("cpu"), "gpu": device("gpu")}
+    return {"estimate": estimate_page.points(), "cpu": device("cpu"), "gpu": device("gpu")}
 
 
 def claims(table: dict) -> str:
     bits, weights = table["nf4_bits"], table["100b_weights"]
     lora, said = 2 * table["gpt3_lora"], table["gpt3_weights"]
     lines = [
-        "| what | where it is said | by the formula |",
+        "| what | where it is said | by the estimate |",
         "|---|---|---|",
         f"| `100b`: {table['100b_parameters']:,} parameters in bfloat16 | two bytes each | {weights:,} bytes: "
         f"{size(weights)}, {size(weights, '.2f', True)}; ten checkpoints {size(10 * weights)} |",
@@ -114,100 +85,6 @@ def crossover(table: dict) -> str:
         f"{length['rematerialized']['at']:,} tokens."
     )
     return textwrap.fill(said, 119) + "\n"
-
-
-UNSEEN = (4,)  # the seeds that the formula was not tuned with
-LARGE = 250_000_000  # bytes
-FAR, MISS = 0.05, 0.08  # of the plan
-
-
-def errors(rows: Rows) -> str:
-    """Median and worst by seed, and of the large ones of those not tuned with; every row, under a fold."""
-    if not rows:
-        return MISSING
-    lines = ["| seed | steps | not compiled | median error | worst |", "|---|---|---|---|---|"]
-    groups = {str(seed): [row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})}
-    unseen = [row for row in rows if row["seed"] in UNSEEN]
-    large = [row for row in unseen if row["plan"] and row["plan"]["total"] > LARGE]
-    many = {f"of seed {' and '.join(map(str, UNSEEN))}, plans above {LARGE / 1e6:.0f} MB": large}
-    for name, own in (groups | {name: own for name, own in many.items() if own}).items():
-        off = [abs(row["error"]) for row in own if row["error"] is not None]
-        last = f"{statistics.median(off):.2%} | {max(off):.2%}" if off else "- | -"
-        lines.append(f"| {name} | {len(own)} | {len(own) - len(off)} | {last} |")
-    far = [row for row in unseen if row["plan"] and abs(row["error"]) > FAR]
-    if far:
-        plans = max(row["plan"]["total"] for row in far) / 1e6
-        models = max(parameters(setup_from_json(row["setup"]).config) for row in far) / 1e6
-        count = "1 is" if len(far) == 1 else f"{len(far)} are"
-        said = (
-            f"Of those not tuned with, {count} more than {FAR:.0%} off. The largest plan among them is {plans:,.0f} MB "
-            f"and the largest model has {models:,.1f} million parameters: in small steps one array more or less that "
-            "waits its turn is a large share. Which array it was has not been taken apart."
-        )
-        lines += ["", textwrap.fill(said, 119)]
-    lines += [
-        "",
-        "<details><summary>Every step that was drawn, misses included</summary>",
-        "",
-        "| seed, row | parameters | method | step | plan, MB | formula, MB | error |",
-        "|---|---|---|---|---|---|---|",
-        *map(error_line, rows),
-        "",
-        "</details>",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def earlier() -> str:
-    """What an earlier form of the formula said of the steps it was not tuned with: the price of tuning, in public."""
-    rows = json.loads(EARLIER.read_text())["rows"]
-    said = []
-    for seed in sorted({row["seed"] for row in rows}):
-        off = [abs(row["error"]) for row in rows if row["seed"] == seed]
-        said.append(f"{statistics.median(off):.2%} at the median and {max(off):.1%} at worst off seed {seed}")
-    text = (
-        f"An earlier form, tuned with seeds 0 and 1 alone, was {' and '.join(said)}. Those misses, all in small steps, "
-        "were then tuned with too."
-    )
-    return textwrap.fill(text, 119) + "\n"
-
-
-def tuned() -> str:
-    """How far off the formula still is in the further steps it was tuned with: what small steps can miss by."""
-    record = json.loads(TUNED.read_text())
-    drawn = {seed: steps_of_seed(int(seed), count) for seed, count in record["draws"].items()}
-    off = [(abs(estimate(drawn[str(seed)][i]).total / plan - 1), plan) for seed, i, plan in record["rows"]]
-    middle, worst = statistics.median(error for error, _ in off), max(error for error, _ in off)
-    far, wide = ([plan for error, plan in off if error > limit] for limit in (FAR, MISS))
-    text = (
-        f"In the {len(off)} further steps it was tuned with, which are mostly small ones, it is off by {middle:.2%} at "
-        f"the median, by more than {FAR:.0%} in {len(far)}, by more than {MISS:.0%} in {len(wide)} (all of them plans "
-        f"of at most {max(wide, default=0) / 1e6:,.0f} MB), and by {worst:.1%} at worst. So a small step that was not "
-        "seen may be, too."
-    )
-    return textwrap.fill(text, 119) + "\n"
-
-
-def error_line(row: dict) -> str:
-    setup = setup_from_json(row["setup"])
-    said = [
-        f"{setup.batch} x {setup.length} tokens",
-        setup.dtype,
-        setup.said,
-        "float32 constants" if setup.quantize == "nf4" and not setup.double_quantization else "",
-        f"attention {setup.attention}",
-        "rematerialized" if setup.remat else "",
-        setup.optimizer,
-        f"{setup.moments} moments" if setup.moments else "",
-        "float32 master" if setup.master else "",
-    ]
-    count = f"{parameters(setup.config) / 1e6:,.1f}M"
-    mine = f"{row['formula']['total'] / 1e6:,.1f}"
-    if row["plan"] is None:
-        end = f"not compiled: {row['why']} | {mine} | -"
-    else:
-        end = f"{row['plan']['total'] / 1e6:,.1f} | {mine} | {row['error']:+.2%}"
-    return f"| {row['seed']}, {row['index']} | {count} | {setup.name} | {', '.join(filter(None, said))} | {end} |"
 
 
 def measured(records: Rows) -> str:
@@ -250,7 +127,7 @@ def litgpt(table: dict) -> str:
     lines = [
         f"{step['model']}, {how}, {step['length']:,} tokens a sequence:",
         "",
-        "| | litgpt, GB | the formula, GB | error |",
+        "| | litgpt, GB | the estimate, GB | error |",
         "|---|---|---|---|",
     ]
     for batch, peak in said.items():
@@ -268,14 +145,12 @@ def litgpt(table: dict) -> str:
 
 
 def page(table: dict) -> str:
-    rows = formula_rows()
     return put(
         PAGE,
         claims=claims(table["claims"]),
         crossover=crossover(table["growth"]),
-        errors=errors(rows),
-        earlier=earlier(),
-        tuned=tuned(),
+        errors=estimate_page.errors(),
+        seen=estimate_page.seen(),
         cpu=measured(device_records("cpu")),
         gpu=measured(device_records("gpu")),
         litgpt=litgpt(table["litgpt"]),
@@ -292,15 +167,13 @@ def stale(table: dict) -> list[str]:
     """What does not say what it is drawn from, a sentence each."""
     again = "run tools/memory_page.py"
     text = json.dumps(table, indent=1) + "\n"
-    found = [] if TABLES.exists() and TABLES.read_text() == text else [f"{TABLES.name} is not the formula's: {again}"]
+    found = [] if TABLES.exists() and TABLES.read_text() == text else [f"{TABLES.name} is not the estimate's: {again}"]
     if PAGE.read_text() != page(table):
         found.append(f"{PAGE.name} is stale: {again}")
     for path, (_, part) in drawn(table).items():
         if not path.exists() or Image.open(path).info.get("Description") != plots.digest(part):
             found.append(f"{path.name} is stale: {again}")
-    if outdated(formula_rows()):
-        found.append(f"{FORMULA.name} is of another formula: run benchmarks/memory_error.py, then tools/memory_page.py")
-    return found
+    return found + estimate_page.outdated()
 
 
 def main() -> int:
