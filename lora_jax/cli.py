@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, example: str, home: str = "lora_jax.commands") -> argparse.ArgumentParser:
+    def add(name: str, text: str, example: str, home: str = "lora_jax.commands.models") -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=f"example: python -m lora_jax {name} {example}",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="folder for the merged model")
 
     sub = add("plan", "estimate what a training step needs: which cards it fits on, and what it costs",
-              "llama3.1-8b --method lora --length 2048 --remat --for h100", "lora_jax.memory.command")  # fmt: skip
+              "llama3.1-8b --method lora --length 2048 --remat --for h100", "lora_jax.commands.plan")  # fmt: skip
     sub.add_argument("model", help="a built-in name (a wrong one lists them all), or a Hugging Face config.json")
     method(sub, rank=16)
     sub.add_argument("--freeze-a", action="store_true", help="train B alone (LoRA-FA)")

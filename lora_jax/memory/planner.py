@@ -207,6 +207,10 @@ def run_dollars(dollars_an_hour: float, seconds_per_step: float, steps: int) -> 
 
 def _notes(setup: Setup, ledger: Ledger, card: str | None) -> list[str]:
     notes = []
+    if ledger["not at once"]:
+        notes.append(
+            "Not at once: gradients and saved activations that are not in memory together at the fullest moment."
+        )
     if ledger.total < peak.SMALL:
         notes.append(
             f"A step below {size(peak.SMALL)} is to be compiled (--compile) to be known: in small steps one array more "

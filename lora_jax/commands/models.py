@@ -1,4 +1,4 @@
-"""What each command does; `cli.py` says how it is called. `say` prints for a person; what is returned is JSON."""
+"""Training, writing and merging, as commands. `say` prints for a person; what is returned is JSON."""
 
 from __future__ import annotations
 

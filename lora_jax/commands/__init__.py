@@ -1,0 +1,1 @@
+"""What each command does: `cli.py` says how it is called. Each has a function that takes what was said."""
