@@ -31,13 +31,13 @@ import numpy as np
 import optax
 
 import lora_jax as lj
+from lora_jax.commands.plan import seconds
 from lora_jax.exercises import check, hint, solution
 from lora_jax.exercises.cost import BATCH, at_length
 from lora_jax.files import checkpoint
 from lora_jax.memory import activations, compiler, hardware, planner, steps, zoo
 from lora_jax.memory.checkpoints import checkpoint as checkpoint_of
 from lora_jax.memory.checkpoints import transfers
-from lora_jax.commands.plan import seconds
 from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import Ledger, size
 from lora_jax.memory.setup import Setup
