@@ -169,9 +169,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=_positive, default=1000, help="steps of the run")
 
     sub = add("measure", "run training steps for real and record what the device used beside what was planned",
-              "--device gpu", "lora_jax.memory.command")  # fmt: skip
-    sub.add_argument("--device", dest="device_kind", choices=["auto", "cpu", "gpu"], default="auto", help="where")
-    sub.add_argument("--model", action="append", default=[], help="in place of the device's own grid; may be repeated")
+              "--device gpu", "lora_jax.memory.device")  # fmt: skip
+    sub.add_argument("--device", dest="kind", choices=["auto", "cpu", "gpu"], default="auto", help="where")
+    sub.add_argument(
+        "--model", dest="models", action="append", default=[], help="in place of the device's own grid; may be repeated"
+    )
     sub.add_argument("--method", help="with --model: full, or an adapter method (else full, lora, and lora over nf4)")
     sub.add_argument("--quantize", choices=["nf4", "int8"], help="with --method: the frozen base in 4 or 8 bits")
     sub.add_argument("--batch-size", type=_positive, default=1, help="with --model: sequences in a batch")

@@ -16,7 +16,6 @@ import memory_tables as tables
 from PIL import Image
 from readme import RECORDS, ROOT, put
 
-from lora_jax.memory.device import way as way_of
 from lora_jax.memory.ledger import size
 from lora_jax.plots import TITLES
 
@@ -40,7 +39,7 @@ def error_table() -> dict:
         return [
             {
                 "group": row["model"] if alone else f"{one['made_by']['device']}, {row['model']}",
-                "method": way_of(row["setup"]),
+                "method": setup_from_json(row["setup"]).name,
                 "bytes": row["used"],
                 "error": row["error"],
             }
@@ -107,7 +106,7 @@ def measured(records: Rows) -> str:
         ]
         for row in one["rows"]:
             setup = row["setup"]
-            way = way_of(setup)
+            way = setup_from_json(setup).name
             options = [setup["dtype"], f"attention {setup['attention']}", "rematerialized" if setup["remat"] else ""]
             planned = f"{row['planned']['needed'] / 1e9:.3f}" if row.get("planned") else "-"
             used = (

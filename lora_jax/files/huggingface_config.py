@@ -20,10 +20,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # what `transformers` assumes where a f
 }
 
 
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+         "num_key_value_heads", "head_dim")  # fmt: skip
+
+
 def read_config(source: str | Path | dict[str, Any]) -> Config:
     """The `Config` that a `config.json` describes, given as a path or as its parsed content.
 
-    Raises InputError where it is malformed, or asks for what the transformer does not do.
+    Raises InputError where it is malformed, or asks for what the transformer does not do: the sizes must be whole
+    numbers of 1 or more, and the query heads a multiple of the key/value heads.
     """
     where = "the configuration" if isinstance(source, dict) else str(source)
     found = source if isinstance(source, dict) else _parse(Path(source))
@@ -51,7 +56,7 @@ def read_config(source: str | Path | dict[str, Any]) -> Config:
             "set max_position_embeddings to the window's size or less to stay within it."
         )
     theta, scaling = _rope(known, context, where)
-    return Config(
+    config = Config(
         vocab_size=number("vocab_size"),
         hidden_size=D,
         intermediate_size=number("intermediate_size"),
@@ -66,6 +71,15 @@ def read_config(source: str | Path | dict[str, Any]) -> Config:
         tie_word_embeddings=bool(known["tie_word_embeddings"]),
         biases=_biases(known),
     )
+    for size in SIZES:
+        if getattr(config, size) < 1:
+            raise InputError(f"{where}: {size} is {getattr(config, size)}, and must be 1 or more")
+    if H % config.num_key_value_heads:
+        raise InputError(
+            f"{where}: num_attention_heads is {H}, which num_key_value_heads, {config.num_key_value_heads}, does not "
+            "divide"
+        )
+    return config
 
 
 def write_config(config: Config) -> dict[str, Any]:

@@ -124,6 +124,6 @@ def saved_bytes(setup: Setup, trainable: Tree) -> int:
 
 
 def kept_by_layers(setup: Setup, trainable: Tree) -> int:
-    """The part of it that is the layers' and what all of them share: it lasts as long as there are layers to go back."""
+    """The part of it that is the layers' and what all of them share: there as long as there are layers to go back."""
     others = (*LOSS, "token ids", "final norm")
     return sum(one.bytes for one in kept(setup, trainable) if one.role not in others)

@@ -1,14 +1,13 @@
-"""The commands `plan` and `measure`: what they take from the command line, and what they print for a person."""
+"""The command `plan`: what it takes from the command line, and what it prints for a person."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.memory import compiler, device, hardware, planner, zoo
+from lora_jax.memory import compiler, hardware, planner, zoo
 from lora_jax.memory.ledger import size
 from lora_jax.memory.planner import Budget, CardFit, MethodCost
 from lora_jax.memory.setup import Setup, planning_options
@@ -45,11 +44,6 @@ def plan(
     if compile:
         result["compiled"] = _compiled(say, found, card or "h100")
     return result
-
-
-def measure(*, say: Say, device_kind: str, model: list[str], out: Path | None, **words: Any) -> dict[str, Any]:
-    """Run steps for real, each in a process of its own, and write what the device used (see `device.py`)."""
-    return device.measure(say=say, kind=device_kind, models=model, out=out, **words)
 
 
 def check_rate(seconds_per_step: float | None, steps: int, card: str | None) -> None:
@@ -132,17 +126,13 @@ def _run(say: Say, found: Budget, seconds_per_step: float | None, steps: int) ->
                 "counted; time a few steps and give --seconds-per-step for what a run costs"
             )
         return None
-    hours = seconds_per_step * steps / 3600
-    dollars = [
-        None if card.dollars_an_hour is None else planner.run_dollars(card.dollars_an_hour, seconds_per_step, number)
-        for number in (1000, steps)
-    ]
-    thousand = "" if steps == 1000 else f"1,000 steps {_dollars(dollars[0])} $; "
-    say(
-        f"at {seconds_per_step:g} seconds a step: {thousand}{steps:,} steps "
-        f"{hours:,.2f} hours and {_dollars(dollars[1])} $ ({card.price_date or 'no price stated'})"
-    )
-    return {"steps": steps, "hours": hours, "dollars_1000_steps": dollars[0], "dollars": dollars[1]}
+    hours, hourly = seconds_per_step * steps / 3600, card.dollars_an_hour
+    all_of_them = None if hourly is None else planner.run_dollars(hourly, seconds_per_step, steps)
+    thousand = None if hourly is None else planner.run_dollars(hourly, seconds_per_step, 1000)
+    first = "" if steps == 1000 else f"1,000 steps {_dollars(thousand)} $; "
+    cost = f"{hours:,.2f} hours and {_dollars(all_of_them)} $ ({card.price_date or 'no price stated'})"
+    say(f"at {seconds_per_step:g} seconds a step: {first}{steps:,} steps {cost}")
+    return {"steps": steps, "hours": hours, "dollars_1000_steps": thousand, "dollars": all_of_them}
 
 
 def _compiled(say: Say, found: Budget, target: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,31 @@ import lora_jax
 from lora_jax.errors import InputError
 from lora_jax.files.atomic import write_bytes
 from lora_jax.memory import steps, zoo
+from lora_jax.memory.compile_step import setup_from_json
 from lora_jax.memory.ledger import size
-from lora_jax.memory.setup import RANK, Setup, planning_options, ways
+from lora_jax.memory.run_step import proc
+from lora_jax.memory.setup import Setup, planning_options, ways
 
 Say = Callable[[str], None]
 KINDS = ("auto", "cpu", "gpu")
 FOLDER = Path("figures/data")
 PATIENCE = 900  # seconds for one process
 VENDORS = {"nvidia", "tesla", "geforce", "amd", "intel"}  # words that tell no card from another
-# (model, batch, length, more): by every one of `setup.ways` where no name of one is given. What fits a few minutes on
-# two cores.
-CPU_GRID: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
-    ("stories-2.8m", 8, 512, {}),
-    ("smollm2-135m", 2, 512, {}),
-    ("smollm2-135m", 2, 512, {"way": "lora", "remat": True}),
-    ("smollm2-135m", 2, 512, {"way": "lora", "attention": "scores"}),
+# (model, method, quantize, other words of a Setup): by every one of `setup.ways` where there is no method.
+Rows = Sequence[tuple[str, str | None, str | None, dict[str, Any]]]
+CPU_GRID: Rows = (  # what fits a few minutes on two cores
+    ("stories-2.8m", None, None, {"batch": 8, "length": 512}),
+    ("smollm2-135m", None, None, {"batch": 2, "length": 512}),
+    ("smollm2-135m", "lora", None, {"batch": 2, "length": 512, "remat": True}),
+    ("smollm2-135m", "lora", None, {"batch": 2, "length": 512, "attention": "scores"}),
 )
-# On a GPU: from what any card holds to what few do.
-GPU_GRID: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
-    ("smollm2-135m", 4, 1024, {}),
-    ("smollm2-135m", 4, 1024, {"way": "lora", "remat": True}),
-    ("llama3.2-1b", 2, 1024, {}),
-    ("llama3.1-8b", 1, 1024, {"way": "lora nf4"}),
-    ("llama3.1-8b", 1, 1024, {"way": "lora", "remat": True}),
-    ("llama3.1-8b", 1, 1024, {"way": "full", "remat": True}),
+GPU_GRID: Rows = (  # from what any card holds to what few do
+    ("smollm2-135m", None, None, {"batch": 4, "length": 1024}),
+    ("smollm2-135m", "lora", None, {"batch": 4, "length": 1024, "remat": True}),
+    ("llama3.2-1b", None, None, {"batch": 2, "length": 1024}),
+    ("llama3.1-8b", "lora", "nf4", {"batch": 1, "length": 1024}),
+    ("llama3.1-8b", "lora", None, {"batch": 1, "length": 1024, "remat": True}),
+    ("llama3.1-8b", "full", None, {"batch": 1, "length": 1024, "remat": True}),
 )
 
 
@@ -82,12 +83,13 @@ def measure(
     made_by = look(kind)
     on_cpu = made_by["platform"] == "cpu"
     dtype = dtype or ("float32" if on_cpu else "bfloat16")
-    given = {"batch_size": batch_size, "length": length, "remat": remat, "attention": attention, "dtype": dtype}
-    setups = asked(models, method, quantize, given) if models else grid(CPU_GRID if on_cpu else GPU_GRID, dtype)
+    words = {"batch": batch_size, "length": length, "remat": remat, "attention": attention}
+    asked = [(model, method, quantize, words) for model in models] or (CPU_GRID if on_cpu else GPU_GRID)
+    setups = expand(asked, dtype)
     out = out or FOLDER / f"memory_{short_name(made_by)}.json"
     rows, known = [], _known(out, made_by)
-    words = given | {"method": method, "quantize": quantize, "model": list(models)}
-    command = _command(made_by, words if models else {})
+    again = {"model": list(models), "method": method, "quantize": quantize, "dtype": dtype} | words
+    command = _command(made_by, again if models else {})
     say(f"{len(setups)} steps on {made_by['device']} ({made_by['platform']}); the record goes to {out}")
     for model, setup in setups:
         described = json.loads(json.dumps(dataclasses.asdict(setup)))
@@ -108,30 +110,15 @@ def measure(
     return table | {"out": str(out)}
 
 
-def asked(
-    models: Iterable[str], method: str | None, quantize: str | None, given: dict[str, Any]
-) -> list[tuple[str, Setup]]:
-    """`(model, setup)` of what the command line asks for; each step is known to be one before any is run."""
-    words = {name: value for name, value in given.items() if name != "batch_size"} | {"batch": given["batch_size"]}
+def expand(rows: Rows, dtype: str) -> list[tuple[str, Setup]]:
+    """`(model, setup)` of each step of these rows; all of them are known to be steps before any is run."""
     found = []
-    for model in models:
-        if method is None:
-            found += [(model, one) for one in ways(Setup(zoo.config(model), options={"rank": RANK}, **words)).values()]
-        else:
-            options = planning_options(method, {})
-            found.append((model, Setup(zoo.config(model), method, options, quantize, **words)))
+    for model, method, quantize, words in rows:
+        options = planning_options(method or "lora", {})
+        one = Setup(zoo.config(model), method or "lora", options, quantize, dtype=dtype, **words)
+        found += [(model, setup) for setup in (ways(one).values() if method is None else [one])]
     for _, setup in found:
         steps.build(setup)
-    return found
-
-
-def grid(rows: Iterable[tuple[str, int, int, dict[str, Any]]], dtype: str) -> list[tuple[str, Setup]]:
-    """`(model, setup)` of the rows of a grid."""
-    found = []
-    for model, batch, length, more in rows:
-        words = {name: value for name, value in more.items() if name != "way"}
-        base = Setup(zoo.config(model), options={"rank": RANK}, batch=batch, length=length, dtype=dtype, **words)
-        found += [(model, setup) for name, setup in ways(base).items() if more.get("way", name) == name]
     return found
 
 
@@ -205,11 +192,8 @@ def _part(folder: Path, part: str, question: dict[str, Any], platform: str | Non
 
 def _available() -> int | None:
     """Bytes that a new process may take on this machine, where Linux says so."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
+    found = proc("meminfo", "MemAvailable")
+    return None if found is None else 1024 * int(found.split()[0])
 
 
 def _known(out: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
@@ -233,11 +217,10 @@ def _known(out: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
 def _command(made_by: dict[str, Any], words: dict[str, Any]) -> str:
     """The command that measures this again."""
     said = ["python -m lora_jax measure", "--device", made_by["platform"]]
-    for name, value in sorted(words.items()):
+    for name, value in words.items():
+        option = {"batch": "--batch-size"}.get(name, f"--{name}")
         for one in value if isinstance(value, list) else [value]:
-            said += (
-                [] if one in (None, False) else [f"--{name.replace('_', '-')}", *([] if one is True else [str(one)])]
-            )
+            said += [] if one in (None, False) else [option, *([] if one is True else [str(one)])]
     return " ".join(said)
 
 
@@ -249,16 +232,11 @@ def short_name(made_by: dict[str, Any]) -> str:
     return "_".join(word for word in words if word not in VENDORS) or made_by["platform"]
 
 
-def way(setup: dict[str, Any]) -> str:
-    """`Setup.name` of a record's setup."""
-    return " ".join(filter(None, (setup["method"], setup["quantize"])))
-
-
 def title(row: dict[str, Any]) -> str:
     """One row's step in a few words."""
-    s = row["setup"]
-    more = "".join([", blocks rematerialized" * s["remat"], ", all scores" * (s["attention"] == "scores")])
-    return f"{row['model']} {way(s)} {s['batch']} x {s['length']} {s['dtype']}{more}"
+    s = setup_from_json(row["setup"])
+    more = ", blocks rematerialized" * s.remat + ", all scores" * (s.attention == "scores")
+    return f"{row['model']} {s.name} {s.batch} x {s.length} {s.dtype}{more}"
 
 
 def outcome(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lora_jax.errors import InputError
 
-GB, GIB = 10**9, 2**30
+MB, GB, GIB = 10**6, 10**9, 2**30
 # For what carries no date of its own: the page named was read on that day; or the number was taken over from a list on
 # that day, and the source that the list names was not looked at.
 READ, LISTED = "read 2026-11-24", "listed 2026-11-24"
@@ -101,29 +101,20 @@ CARDS = {
     "tpu-v6e": Accelerator("TPU v6e", 32 * GB, 1_638 * GB, None, Source(f"{_TPU}/v6e", READ)),
 }  # fmt: skip
 
+STATED = "by specification"
 LINKS = {
-    "pcie3": Hop(
-        "PCIe 3 x16",
-        15_750_000_000,
-        "by specification",
-        Source("PCI Express 3.0: 16 lanes of 8 GT/s, 128 bits of 130", LISTED),
-    ),
-    "pcie4": Hop("PCIe 4 x16", 31 * GB, "by specification", Source("PCI Express 4.0", LISTED)),
-    "pcie5": Hop(
-        "PCIe 5 x16", 55_060_000_000, "measured", Source("on an H200, github.com/stas00/ml-engineering", LISTED)
-    ),
+    "pcie3": Hop("PCIe 3 x16", 15_750 * MB, STATED, Source("PCIe 3.0: 16 lanes, 8 GT/s, 128 bits of 130", LISTED)),
+    "pcie4": Hop("PCIe 4 x16", 31 * GB, STATED, Source("PCI Express 4.0", LISTED)),
+    "pcie5": Hop("PCIe 5 x16", 55_060 * MB, "measured", Source("on an H200, github.com/stas00/ml-engineering", LISTED)),
 }
+_TEST = Source("a third party's test of writing", "2023-12")
 DISKS = {
-    "980 PRO": Hop(
-        "Samsung 980 PRO, sustained", 2_040_000_000, "measured", Source("a third party's test of writing", "2023-12")
-    ),
-    "gen 4": Hop("NVMe disk, Gen 4", 7 * GB, "by specification", Source("makers' figures", LISTED)),
-    "gen 5": Hop("NVMe disk, Gen 5", 14 * GB, "by specification", Source("makers' figures", LISTED)),
+    "980 PRO": Hop("Samsung 980 PRO, sustained", 2_040 * MB, "measured", _TEST),
+    "gen 4": Hop("NVMe disk, Gen 4", 7 * GB, STATED, Source("makers' figures", LISTED)),
+    "gen 5": Hop("NVMe disk, Gen 5", 14 * GB, STATED, Source("makers' figures", LISTED)),
 }
 NETWORKS = {
-    "10 Gbit/s": Hop(
-        "10 Gbit/s network", 1_250_000_000, "by specification", Source("10 Gbit/s, 8 bits to a byte", LISTED)
-    ),
+    "10 Gbit/s": Hop("10 Gbit/s network", 1_250 * MB, STATED, Source("10 Gbit/s, 8 bits to a byte", LISTED)),
 }
 
 # The estimate follows XLA's plans for NVIDIA cards. A TPU pads its buffers, and is asked by its own compiler.

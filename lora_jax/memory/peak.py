@@ -12,12 +12,14 @@ activations, the gradients, and the working set of one layer, which is its feed-
 - Beside them, arrays of D: the stream's gradient and both normed inputs, 3; one more if the feed-forward trains. With
   rematerialized blocks the stream, q, k, v and the mixed values: D + 2 Q + 2 K; by scores, the softmax too.
 - Attention, going back: the gradients of q, k, v and the mixed values, 2 Q + 2 K. Of all scores the float32 softmax,
-  its gradient and the scores'; the softmax is there twice if it is rounded to bfloat16, and in rematerialized blocks
-  with adapters (so in JAX 0.12, not in 0.10). Of one pair of blocks the softmax and its gradient, both in float32 and
-  rounded, and the gradients of k and v, which grow in float32.
+  its gradient and the scores', in the stream's dtype. And the softmax once more: rounded to bfloat16, 2 bytes, if full
+  fine-tuning rematerializes, and 1 with adapters (of which some plans have it and some have not); with adapters in
+  float32 4, if they rematerialize (so in JAX 0.12, not in 0.10). Of one pair of blocks the softmax and its gradient,
+  both in float32 and rounded, and the gradients of k and v, which grow in float32.
 - Attention by scores, going forward: the scores, what hides some of them, the softmax, and a byte that says which.
-- To the layer's end the feed-forward's 3 wait for the gradients of its weights, in the dtype of the sums. If full
-  fine-tuning rematerializes they are 2 (1 to 4 were seen); in float32 with adapters and rematerialized, none.
+- To the layer's end the feed-forward's 3 wait for the gradients of its weights. If full fine-tuning rematerializes they
+  are 2 (1 to 4 were seen). With adapters in bfloat16 they are float32, twice as much; with adapters and rematerialized
+  blocks they are 3 less.
 
 To this come a layer's matrices, as gradients if they train, else two of them as they are multiplied with. Scores have
 the queries of all layers laid out anew between the passes. The head's gradient is float32, as chunks of the loss add up
@@ -55,14 +57,13 @@ def temporary(setup: Setup, trainable: Tree) -> tuple[str, int]:
     matrices = (3 * D * F + 2 * D * Q + 2 * D * K if full else 2 * D * F) * e
     again = remat * (D + 2 * Q + 2 * K)
 
-    twice = rounded or (adapted and remat)
     wide = 3 + mlp + 2 * remat + 3 * sums
     feed_forward = N * e * (wide * F + (3 + mlp) * D + again)
-    feed_forward += by_scores * remat * S * (FLOAT32 + (1 + twice - rounded) * e)
-    waiting = mlp * (2 if full and remat else 0 if adapted and remat and not rounded else 3)
-    waiting += waiting * (adapted and rounded)
+    softmax_again = 4 * (adapted and remat) if not rounded else 2 * remat if full else 1  # bytes
+    feed_forward += by_scores * remat * S * (FLOAT32 + e + 4 * (adapted and not rounded))
+    waiting = 3 - remat if full else mlp * 3 * (rounded + (not remat))
     attention = N * e * (waiting * F + 4 * D + 2 * Q + 2 * K + again)
-    attention += S * (FLOAT32 + (2 + twice) * e) if by_scores else 2 * S * (FLOAT32 + e) + 2 * N * K * FLOAT32
+    attention += S * (FLOAT32 + 2 * e + softmax_again) if by_scores else 2 * S * (FLOAT32 + e) + 2 * N * K * FLOAT32
     layers = saved + gradients + matrices + max(feed_forward, attention)
     if by_scores:
         forward = S * (2 * FLOAT32 + e + 1) + N * e * (D + Q + 2 * K)

@@ -82,11 +82,3 @@ def residuals(setup: Setup) -> Ledger:
         beside = "kept by the loss" if one.role in LOSS else "kept of adapters" if one.role in ADAPTERS else None
         rows[beside or "saved activations"] += one.bytes
     return ledger("kept by autodiff", rows)
-
-
-def by_role(setup: Setup) -> dict[str, int]:
-    """The bytes of `kept` by role."""
-    totals: dict[str, int] = {}
-    for one in kept(setup):
-        totals[one.role] = totals.get(one.role, 0) + one.bytes
-    return totals

@@ -32,36 +32,35 @@ from lora_jax.memory.compile_step import setup_from_json
 SIZES = ("argument", "output", "alias", "temp")
 
 
+def proc(file: str, name: str) -> str | None:
+    """What Linux says under that name in a file of /proc; None where nothing does."""
+    try:
+        lines = Path("/proc", file).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)
+
+
 def peak_resident() -> int:
     """The most bytes of memory that this process ever held.
 
     Linux's own count for this program (VmHWM) where there is one. `ru_maxrss` is a last resort: on Linux a child starts
     at what its parent held when it was forked, so that it never shows less than that.
     """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if (found := proc("self/status", "VmHWM")) is not None:
+        return 1024 * int(found.split()[0])
+    return (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def look() -> dict[str, Any]:
     """The device that JAX would use, and the versions of what would use it."""
     found = jax.devices()[0]
-    name = found.device_kind if found.platform != "cpu" else _processor()
+    processor = proc("cpuinfo", "model name") or platform.processor() or platform.machine()
+    name = processor if found.platform == "cpu" else found.device_kind
     limit = (found.memory_stats() or {}).get("bytes_limit")
     versions = {package: version(package) for package in ("jax", "jaxlib", "optax", "numpy")}
     about = {"platform": found.platform, "device": name, "memory": limit, "cores": os.cpu_count()}
     return about | {"python": platform.python_version()} | versions
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def filled(shapes: Any) -> Any:

@@ -93,8 +93,7 @@ MODELS = {
 def config(name_or_path: str | Path) -> Config:
     """The shape of a model of MODELS by name, or of a `config.json` or a folder that holds one.
 
-    Raises InputError where there is neither, or the file asks for what the transformer does not do; the sizes it gives
-    must be whole numbers of 1 or more, and the query heads a multiple of the key/value heads.
+    Raises InputError where there is neither, or the file is none that `read_config` takes.
     """
     if str(name_or_path) in MODELS:
         return MODELS[str(name_or_path)]
@@ -104,15 +103,4 @@ def config(name_or_path: str | Path) -> Config:
             f"there is no model {str(name_or_path)!r} to plan for: give a config.json, a folder with one, or "
             f"{', '.join(MODELS)}"
         )
-    path = path / "config.json" if path.is_dir() else path
-    found = read_config(path)
-    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    for size in (*sizes, "num_key_value_heads", "head_dim"):
-        if getattr(found, size) < 1:
-            raise InputError(f"{path}: {size} is {getattr(found, size)}, and must be 1 or more")
-    if found.num_attention_heads % found.num_key_value_heads:
-        raise InputError(
-            f"{path}: num_attention_heads is {found.num_attention_heads}, which num_key_value_heads, "
-            f"{found.num_key_value_heads}, does not divide"
-        )
-    return found
+    return read_config(path / "config.json" if path.is_dir() else path)

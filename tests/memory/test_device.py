@@ -13,7 +13,8 @@ import pytest
 
 from lora_jax.errors import InputError
 from lora_jax.files import huggingface_config
-from lora_jax.memory import command, device, run_step
+from lora_jax.memory import device, run_step
+from lora_jax.memory.compile_step import setup_from_json
 from lora_jax.transformer import Config
 
 CPU = {"platform": "cpu", "device": "a processor", "memory": None, "python": "3.11", "jax": "1", "jaxlib": "1"}
@@ -26,8 +27,8 @@ WIDE = Config(900, 1536, 2304, 1, 6, 3, 256, tie_word_embeddings=False)
 def measure(tmp_path, **options):
     """`(what was printed, the record)` of the command `measure`."""
     lines = []
-    given = {"device_kind": "cpu", "model": [], "out": tmp_path / "record.json"} | options
-    return lines, command.measure(say=lines.append, **given)
+    given = {"kind": "cpu", "out": tmp_path / "record.json"} | options
+    return lines, device.measure(say=lines.append, **given)
 
 
 def answers(monkeypatch, **parts):
@@ -44,7 +45,7 @@ def answers(monkeypatch, **parts):
 
 def test_a_real_step_on_this_cpu(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(huggingface_config.write_config(WIDE)))
-    options = {"model": [str(tmp_path)], "method": "full", "batch_size": 1, "length": 32}
+    options = {"models": [str(tmp_path)], "method": "full", "batch_size": 1, "length": 32}
     lines, record = measure(tmp_path, **options)
     (row,) = record["rows"]
     planned = row["planned"]
@@ -64,24 +65,24 @@ def test_a_record_is_gone_on_with(tmp_path, monkeypatch):
         monkeypatch, look=CPU, compile=PLANNED, load={"peak": 100}, run={"peak": 900, "held": 3, "cached": True}
     )
     monkeypatch.setattr(device, "_available", lambda: 10**9)
-    _, first = measure(tmp_path, model=["smollm2-135m"], method="lora")
+    _, first = measure(tmp_path, models=["smollm2-135m"], method="lora")
     assert asked == ["look", "compile", "load", "run"]
     assert [(row["used"], row["error"]) for row in first["rows"]] == [(800, 0.0)]
-    _, second = measure(tmp_path, model=["smollm2-135m"])
+    _, second = measure(tmp_path, models=["smollm2-135m"])
     assert asked == ["look", "compile", "load", "run", "look"] + ["compile", "load", "run"] * 2  # LoRA is known
     assert second["rows"][1] == first["rows"][0]
-    _, third = measure(tmp_path, model=["smollm2-135m"], method="lora", quantize="int8", batch_size=2, remat=True)
-    assert [device.way(row["setup"]) for row in third["rows"]] == ["lora int8", "full", "lora", "lora nf4"]
+    _, third = measure(tmp_path, models=["smollm2-135m"], method="lora", quantize="int8", batch_size=2, remat=True)
+    assert [setup_from_json(row["setup"]).name for row in third["rows"]] == ["lora int8", "full", "lora", "lora nf4"]
     assert third["summary"] == {"measured": 4, "failed": 0, "median": 0.0, "worst": 0.0}
     assert third["rows"][0]["command"] == (
-        "python -m lora_jax measure --device cpu --attention blocks --batch-size 2 --dtype float32 --length 512 "
-        "--method lora --model smollm2-135m --quantize int8 --remat"
+        "python -m lora_jax measure --device cpu --model smollm2-135m --method lora --quantize int8 --dtype float32 "
+        "--batch-size 2 --length 512 --remat --attention blocks"
     )
 
 
 def test_a_gpu_counts_for_itself(tmp_path, monkeypatch):
     asked = answers(monkeypatch, look=GPU, compile=PLANNED, run={"peak": 640, "held": 3, "cached": True})
-    lines, record = measure(tmp_path, device_kind="gpu", model=["llama3.1-8b"], method="lora", quantize="nf4")
+    lines, record = measure(tmp_path, kind="gpu", models=["llama3.1-8b"], method="lora", quantize="nf4")
     assert asked == ["look", "compile", "run"]  # no baseline: the device's own count starts at nothing
     (row,) = record["rows"]
     assert (row["used"], row["error"], row["setup"]["dtype"]) == (640, 0.25, "bfloat16")
@@ -100,7 +101,7 @@ def test_a_gpu_counts_for_itself(tmp_path, monkeypatch):
 )
 def test_a_step_that_fails_is_a_row(tmp_path, monkeypatch, parts, why):
     answers(monkeypatch, look=GPU, **parts)
-    lines, record = measure(tmp_path, device_kind="auto", model=["llama3.1-8b"], method="full")
+    lines, record = measure(tmp_path, kind="auto", models=["llama3.1-8b"], method="full")
     assert [(row["used"], row["failed"]) for row in record["rows"]] == [(None, why)]
     assert record["summary"] == {"measured": 0, "failed": 1, "median": None, "worst": None}
     assert lines[1] == f"llama3.1-8b full 1 x 512 bfloat16: failed ({why})"
@@ -108,7 +109,7 @@ def test_a_step_that_fails_is_a_row(tmp_path, monkeypatch, parts, why):
 
 def test_what_failed_is_tried_again_and_replaced(tmp_path, monkeypatch):
     run = {"peak": 640, "held": 3, "cached": True}
-    options = {"device_kind": "gpu", "model": ["smollm2-135m"], "method": "lora"}
+    options = {"kind": "gpu", "models": ["smollm2-135m"], "method": "lora"}
     answers(monkeypatch, look=GPU, compile=PLANNED, run={"failed": "no answer in 900 seconds"})
     measure(tmp_path, **options)
     answers(monkeypatch, look=GPU, compile=PLANNED, run=run)
@@ -119,7 +120,7 @@ def test_what_failed_is_tried_again_and_replaced(tmp_path, monkeypatch):
 def test_a_cpu_is_not_asked_for_more_than_it_has(tmp_path, monkeypatch):
     asked = answers(monkeypatch, look=CPU, compile=PLANNED)
     monkeypatch.setattr(device, "_available", lambda: 799)
-    _, record = measure(tmp_path, model=["smollm2-135m"], method="full")
+    _, record = measure(tmp_path, models=["smollm2-135m"], method="full")
     assert record["rows"][0]["failed"] == "out of memory: 800 bytes planned, 799 available"
     assert asked == ["look", "compile"]
 
@@ -154,7 +155,7 @@ def test_arguments_are_filled_as_described():
 
 def test_the_grids_are_of_models_that_exist():
     for grid in (device.CPU_GRID, device.GPU_GRID):
-        setups = [setup for _, setup in device.grid(grid, "float32")]
+        setups = [setup for _, setup in device.expand(grid, "float32")]
         assert {setup.name for setup in setups} == {"full", "lora", "lora nf4"}
         described = [json.dumps(dataclasses.asdict(setup)) for setup in setups]
         assert len(set(described)) == len(described)  # a row twice would be measured once
@@ -174,18 +175,18 @@ def refusal(call):
 
 def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
     answers(monkeypatch, look=CPU)
-    assert refusal(lambda: measure(tmp_path, device_kind="gpu")) == (
+    assert refusal(lambda: measure(tmp_path, kind="gpu")) == (
         "JAX sees no GPU here, only a cpu: install jax[cuda12], or measure with --device cpu"
     )
-    assert refusal(lambda: measure(tmp_path, device_kind="npu")) == "there is no device 'npu': choose auto, cpu, gpu"
-    assert refusal(lambda: measure(tmp_path, model=["llama9"])).startswith("there is no model 'llama9' to plan for")
-    assert refusal(lambda: measure(tmp_path, model=["smollm2-135m"], length=-5)) == (
+    assert refusal(lambda: measure(tmp_path, kind="npu")) == "there is no device 'npu': choose auto, cpu, gpu"
+    assert refusal(lambda: measure(tmp_path, models=["llama9"])).startswith("there is no model 'llama9' to plan for")
+    assert refusal(lambda: measure(tmp_path, models=["smollm2-135m"], length=-5)) == (
         "length is -5, and must be a whole number of 1 or more"
     )
-    assert refusal(lambda: measure(tmp_path, model=["smollm2-135m"], method="qlora")) == (
+    assert refusal(lambda: measure(tmp_path, models=["smollm2-135m"], method="qlora")) == (
         "there is no method 'qlora': choose full or lora"
     )
-    assert refusal(lambda: measure(tmp_path, model=["smollm2-135m"], quantize="nf4")) == (
+    assert refusal(lambda: measure(tmp_path, models=["smollm2-135m"], quantize="nf4")) == (
         "--quantize is for one method: say which with --method"
     )
     assert refusal(lambda: measure(tmp_path, method="full")) == "--method is for models: say which with --model"

@@ -140,7 +140,7 @@ EACH = [
 @pytest.mark.parametrize("setup", EACH, ids=lambda s: f"{s.name} {s.dtype} {s.config.num_hidden_layers}")
 def test_the_total_is_the_arguments_and_the_fullest_moment(setup):
     step, found = steps.build(setup), estimate(setup)
-    moment, temporary = peak.temporary(setup, step.trainable, step.params)
+    moment, temporary = peak.temporary(setup, step.trainable)
     assert moment in ("layers", "loss", "update")
     assert found.total == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(step.arguments)) + temporary
     assert found["saved activations"] == activations.saved_bytes(setup, step.trainable)
@@ -152,7 +152,7 @@ def test_where_not_all_is_there_at_once_a_row_says_so(monkeypatch):
     """An untied model in float32: at the update the saved activations are gone."""
     setup = Setup(WIDE, "full", dtype="float32")
     gradients, saved = (estimate(setup)[row] for row in ("gradients", "saved activations"))
-    monkeypatch.setattr(peak, "temporary", lambda setup, trainable, params: ("update", gradients + 7))
+    monkeypatch.setattr(peak, "temporary", lambda setup, trainable: ("update", gradients + 7))
     assert estimate(setup)["not at once"] == 7 - saved
     assert estimate(setup).total == closed_forms.optimizer(setup) + 2 * gradients + 4 * 1024 + 7
 

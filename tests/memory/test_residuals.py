@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from collections import Counter
 
 import jax
 import pytest
@@ -42,6 +43,14 @@ def case(method, shape="grouped, tied", remat=False, dtype="float32", attention=
     return Setup(config, batch=batch, length=length, **words)
 
 
+def by_role(setup):
+    """The bytes that autodiff keeps, by role."""
+    totals = Counter()
+    for one in residuals.kept(setup):
+        totals[one.role] += one.bytes
+    return totals
+
+
 def by_hand(setup):
     return activations.kept(setup, build(setup).trainable)
 
@@ -78,9 +87,9 @@ def test_what_adapters_keep_of_themselves_stands_apart():
     plain = case("LoRA on all")
     D, F, L, R = 12, 20, 3, 3
     one = dataclasses.replace(plain, options={"rank": R, "targets": ["layers.1.mlp.up_proj"]})
-    assert residuals.by_role(one)["spread adapters"] == 4 * (2 * L * R * (D + F) + L + 2)
+    assert by_role(one)["spread adapters"] == 4 * (2 * L * R * (D + F) + L + 2)
     dropped = dataclasses.replace(plain, options={"rank": R, "dropout": 0.1})
-    assert residuals.by_role(dropped)["dropout's keys"] == 8 * L * 7
+    assert by_role(dropped)["dropout's keys"] == 8 * L * 7
     for setup in (one, dropped):
         ledger = residuals.residuals(setup)
         assert ledger["kept of adapters"] > 0
@@ -120,17 +129,17 @@ def test_with_arguments_and_constants_it_is_all_that_a_vjp_holds(method):
 
 
 def test_roles_are_the_blocks_own_names():
-    by_role = residuals.by_role(case("LoRA on all"))
+    found = by_role(case("LoRA on all"))
     around = {"block input", "angles", "segments", "final norm", *activations.LOSS}
-    assert set(by_role) == {*KEPT, *around}
+    assert set(found) == {*KEPT, *around}
     B, T, L, H, C = 2, 7, 3, 6, 8
-    assert by_role["q"] == 4 * L * B * T * H * C
-    assert by_role["log_sum_exp"] == 4 * L * B * T * H
+    assert found["q"] == 4 * L * B * T * H * C
+    assert found["log_sum_exp"] == 4 * L * B * T * H
 
 
 def test_lora_saves_no_activation_memory():
     """The third trap. Full fine-tuning keeps two things more, outside the blocks: token ids and a normed stream."""
-    full, lora = (residuals.by_role(case(method, dtype="bfloat16")) for method in ("full", "LoRA on all"))
+    full, lora = (by_role(case(method, dtype="bfloat16")) for method in ("full", "LoRA on all"))
     B, T, D = 2, 7, 12
     assert full["token ids"] == 4 * B * T
     assert full["final norm"] - lora["final norm"] == 2 * B * T * D
@@ -146,7 +155,7 @@ def test_a_dequantized_weight_is_never_kept():
 
 
 def test_rematerialized_blocks_keep_their_input_alone():
-    plain, remat = (residuals.by_role(case("LoRA on all", remat=remat)) for remat in (False, True))
+    plain, remat = (by_role(case("LoRA on all", remat=remat)) for remat in (False, True))
     assert set(plain) - set(remat) == set(KEPT)
     assert remat == {role: size for role, size in plain.items() if role not in KEPT}
 
