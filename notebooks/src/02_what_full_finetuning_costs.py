@@ -263,12 +263,12 @@ plt.show()
 # somewhere in the *layers*, while the gradient goes back through them. They do not add up, since one begins when
 # another has ended.
 #
-# You work out all three for the large model: eight sequences, nothing rematerialized. The letters are those of
+# You work out all three for the large model: eight sequences, blocks rematerialized. The letters are those of
 # `memory/peak.py`, which holds what follows on one page.
 
 # %%
-crowd = replace(setup, batch=8, remat=False)
-step, N, e = steps.build(crowd), crowd.batch * crowd.length, 2  # shapes alone; tokens; bytes of a bfloat16
+eight = replace(setup, batch=8)
+step, N, e = steps.build(eight), eight.batch * eight.length, 2  # shapes alone; tokens; bytes of a bfloat16
 D, F, V = big.hidden_size, big.intermediate_size, big.vocab_size
 Q, K = (heads * big.head_dim for heads in (big.num_attention_heads, big.num_key_value_heads))
 arguments = sum(lj.num_bytes(tree) for tree in step.arguments)
@@ -299,7 +299,7 @@ print(f"{size(layers)} + {size(head)} + {size(embedding)} = {size(update)}; the 
 _, chunk = activations.even(N)  # how many tokens' logits the package makes at a time
 print(f"float32 logits, whole:              {4 * N * V / 1e9:6.2f} GB, and their gradient as much again")
 print(f"of a chunk of {chunk} tokens:          {4 * chunk * V / 1e9:6.2f} GB")
-saved = activations.kept_by_layers(crowd, step.trainable)
+saved = activations.kept_by_layers(eight, step.trainable)
 at_loss = saved + 3 * N * D * e + 2 * chunk * V * e + head
 print(f"saved by the layers {size(saved)}; with all that the loss adds {size(at_loss)}")
 
@@ -322,11 +322,11 @@ print(f"saved by the layers {size(saved)}; with all that the loss adds {size(at_
 #
 # ### Exercise 2.3: the working set of a layer (15 minutes, difficulty 2 of 3)
 #
-# The feed-forward's is the largest. On the way forward it is
+# Attention has one and the feed-forward has one, which is the larger of the two in this step. Going forward, it makes
 #
 # ```python
 # gate, up = h @ w_gate, h @ w_up  # (N, F) each
-# product = silu(gate) * up  # (N, F), not kept: it is made again on the way back
+# product = silu(gate) * up  # (N, F), not kept in any case: going back, it is made again
 # out = product @ w_down  # (N, D)
 # ```
 #
@@ -361,28 +361,29 @@ check("2.3", working_set)
 # solution("2.3")
 
 # %% [markdown]
-# In this step four arrays as wide as $F$ lie there: the gradients of `gate`, of `up` and of `product`, and `product`
-# itself, without which `down_proj` would get no gradient. Now all three moments, and the package's own estimate.
+# Here six arrays as wide as $F$ lie there: the gradients of `gate`, of `up` and of `product`; `product` itself,
+# without which `down_proj` would get no gradient; and `gate` and `up`, since blocks are rematerialized. Now all three
+# moments, and the package's own estimate.
 #
 # **Predict:** which is the fullest?
 
 # %%
 matrices = (3 * D * F + 2 * D * Q + 2 * D * K) * e  # the gradients of one layer
-at_layers = saved + layers + head + matrices + N * e * (4 * F + 4 * D)
+at_layers = saved + layers + head + matrices + N * e * (6 * F + 5 * D + 2 * Q + 2 * K)
 moments = {"layers": at_layers, "loss": at_loss, "update": update}
 for name, number in moments.items():
     print(f"{name:8}{size(number):>10}, with the arguments {size(arguments + number):>10}")
 fullest = max(moments, key=moments.get)
-assert (fullest, moments[fullest]) == peak.temporary(crowd, step.trainable)
-print(f"the package's estimate: {size(estimate(crowd).total)}")
+assert (fullest, moments[fullest]) == peak.temporary(eight, step.trainable)
+print(f"the package's estimate: {size(estimate(eight).total)}")
 
 # %% [markdown]
 # <details><summary>What else stands on that page</summary>
 #
-# Attention has a working set too: here it is smaller than the feed-forward's. The rest are other ways to train, which
-# notebook 04 comes to; there the loss can be the fullest moment, and with few tokens the update is. In a ledger
-# gradients and saved activations have rows of their own, which are exact, and what the fullest moment takes beyond
-# both is called workspace.
+# Attention's working set, which is the larger one in this model where nothing is rematerialized; and other ways to
+# train, which notebook 04 comes to. With few tokens the update can be the fullest moment, and with adapters the loss.
+# In a ledger gradients and saved activations have rows of their own, which are exact, and what the fullest moment
+# takes beyond both is called workspace.
 # </details>
 #
 # Now everything together, for the large model. We take the ledger apart: AdamW's state is its two moments `mu` and
@@ -406,8 +407,8 @@ def parts(setup):
 
 # %% tags=["figure"]
 card, orange = hardware.card("h100"), COLOURS["full"]
-bars = {"1 sequence": setup, "8 sequences": replace(setup, batch=8)}
-bars |= {"8 sequences,\nnothing rematerialized": crowd}
+bars = {"1 sequence": setup, "8 sequences": eight}
+bars |= {"8 sequences,\nnothing rematerialized": replace(eight, remat=False)}
 alphas = {"weights": 1, "gradients": 0.65, "mu": 0.4, "nu": 0.2}
 looks = {part: {"color": orange, "alpha": alpha} for part, alpha in alphas.items()}
 looks |= {"saved activations": {"color": "lightgrey"}, "estimate": {"color": "white", "hatch": "////"}}
@@ -460,23 +461,22 @@ print(f"the difference: {plan.argument - arguments} bytes; written in place of w
 # plan, and a CPU's is not a GPU's: it works bfloat16 products in float32, and needs room for that.
 # </details>
 #
-# The estimate is of plans for NVIDIA GPUs. In float32 a CPU's can be laid beside it, for the step whose moments you
-# worked out and for the one with rematerialized blocks. **Predict:** the dtype is twice as wide. Is the whole peak
-# twice as large?
+# The estimate is of plans for NVIDIA GPUs. In float32 a CPU's plan can be laid beside it, for the step whose moments
+# you worked out, and for the same with nothing rematerialized. **Predict:** a number is twice as wide. Is the whole
+# peak twice as large?
 
 # %% tags=["timing"]
-for name, one in {"8 sequences": crowd, "1 sequence, blocks rematerialized": setup}.items():
+for name, one in {"8 sequences": eight, "nothing rematerialized": replace(eight, remat=False)}.items():
     one = replace(one, dtype="float32")
     planned, ours = compiler.plan(one, "cpu").needed, estimate(one).total
-    print(f"{name:36}plan {size(planned)}, estimate {size(ours)}: {ours / planned - 1:+.1%}")
+    print(f"{name:24}plan {size(planned)}, estimate {size(ours)}: {ours / planned - 1:+.1%}")
 
 # %% [markdown]
-# <details><summary>Where the estimate falls short of a CPU's plan, and why it is near a double</summary>
+# <details><summary>Why nearly twice, and where a CPU's plan is another</summary>
 #
-# Nearly all of a step is arrays in the model's dtype; the head's gradient is float32 either way. With rematerialized
-# blocks this CPU's plan is fullest in the update, where it holds some gradients a second time. Notebook 04 goes on
-# from here: to what else the plan holds, to how far off the estimate is from plans for a GPU, and to what a device
-# really used.
+# Nearly all arrays of a step have the model's dtype; the head's gradient is float32 either way. With rematerialized
+# blocks a CPU's plan is fullest in the update, where some gradients lie a second time. Notebook 04 goes on from here:
+# to how far off the estimate is from plans for a GPU, and to what a device really used.
 # </details>
 #
 # ## 6. The road of a checkpoint

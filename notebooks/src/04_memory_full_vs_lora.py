@@ -446,38 +446,36 @@ for remat in (False, True):
 #
 # In notebook 02 a step's peak was its arguments and the fullest of three moments, and by far the most of it were
 # gradients. Adapters have hardly any, and a head that does not train has no gradient to add up in the loss. In the
-# layers that leaves the saved activations and the working set of one layer. Full fine-tuning had four arrays as wide
-# as the feed-forward there.
+# layers that leaves the saved activations and the working set of one layer. In the large model's, with rematerialized
+# blocks, full fine-tuning had six arrays as wide as the feed-forward.
 #
 # **Predict:** how many has LoRA on all matrices, fewer or more? And LoRA on q and v alone?
 
 
 # %%
 def in_layers(setup):
-    """Arrays as wide as F, and bytes beside the arguments: adapters in a bfloat16 model, attention in blocks."""
-    c, trainable, remat = setup.config, steps.build(setup).trainable, setup.remat
+    """Arrays as wide as F, and bytes beside the arguments, in bfloat16, rematerialized, with attention in blocks."""
+    c, trainable = setup.config, steps.build(setup).trainable
     N, D, F = setup.batch * setup.length, c.hidden_size, c.intermediate_size
     Q, K = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     adapted = activations.trains(trainable, "mlp")
-    wide = 3 + adapted + 2 * remat + 3 * (adapted or setup.quantize is not None)
-    numbers = wide * F + (3 + adapted) * D + remat * (D + 2 * Q + 2 * K)
+    wide = 3 + adapted + 2 + 3 * (adapted or setup.quantize is not None)
+    numbers = wide * F + (4 + adapted) * D + 2 * Q + 2 * K
     held = activations.kept_by_layers(setup, trainable) + lj.num_bytes(trainable)
     return wide, held + 2 * (N * numbers + 2 * D * F)
 
 
-four = replace(llama, batch=4)
-few = replace(four, options={"rank": 16, "targets": ["q_proj", "v_proj"]})
-trials = {"LoRA": four, "LoRA on q and v": few, "QLoRA on q and v": replace(few, quantize="nf4")}
-for name, one in (trials | {"LoRA, rematerialized": replace(four, remat=True)}).items():
+few = replace(large, options={"rank": 16, "targets": ["q_proj", "v_proj"]})
+for name, one in {"LoRA": large, "LoRA on q and v": few, "QLoRA on q and v": replace(few, quantize="nf4")}.items():
     wide, held = in_layers(one)
     assert ("layers", held) == peak.temporary(one, steps.build(one).trainable)
-    print(f"{name:22}{wide} arrays as wide as F; {size(held):>8} beside the arguments")
+    print(f"{name:18}{wide} arrays as wide as F; {size(held)} beside the arguments")
 
 # %% [markdown]
 # <details><summary>Where they come from</summary>
 #
 # Three are the gradients of `gate`, of `up` and of their product. One is the product itself: an adapter on `down_proj`
-# needs it for its own gradient, as the weight did. Two are `gate` and `up`, if they were not kept.
+# needs it for its own gradient, as the weight did. Two are `gate` and `up`, which are made again.
 #
 # And three more: where an adapter stands, $x W$ and $(x A) B$ are added up in float32, and so is a product with a
 # dequantized $W$; before they are rounded, the three gradients take the room of six. Of weights there are only the two
