@@ -469,7 +469,7 @@ print(f"the difference: {plan.argument - arguments} bytes; written in place of w
 for name, one in {"8 sequences": eight, "nothing rematerialized": replace(eight, remat=False)}.items():
     one = replace(one, dtype="float32")
     planned, ours = compiler.plan(one, "cpu").needed, estimate(one).total
-    print(f"{name:24}plan {size(planned)}, estimate {size(ours)}: {ours / planned - 1:+.1%}")
+    print(f"{name:24}plan {size(planned, ',.2f')}, estimate {size(ours, ',.2f')}: {ours / planned - 1:+.2%}")
 
 # %% [markdown]
 # <details><summary>Why nearly twice, and where a CPU's plan is another</summary>

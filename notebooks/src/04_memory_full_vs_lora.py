@@ -539,7 +539,7 @@ for made, found in record["summary"].items():
 # %% tags=["figure"]
 figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
 for made, (marker, colour) in zip(record["summary"], (("o", "black"), ("x", "#CC79A7")), strict=True):
-    plans = [(row["plans"][made], row["estimate"]) for row in record["rows"]]
+    plans = [(row["plans"].get(made), row["estimate"]) for row in record["rows"]]
     known = [(plan / 1e9, 100 * (ours / plan - 1)) for plan, ours in plans if isinstance(plan, int)]
     axes.plot(*zip(*known, strict=True), marker, color=colour, mfc="none", ms=4, alpha=0.7, label=made)
 axes.axvline(peak.SMALL / 1e9, color="black", ls=":")
