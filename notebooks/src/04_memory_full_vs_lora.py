@@ -338,7 +338,8 @@ for axes, name in zip(panels.flat, ("stories-2.8m", "smollm2-135m", "llama3.1-8b
         end = bar(axes, y, way, estimate(one))
         axes.text(end, y, f" {size(estimate(one).total)}", va="center")
     axes.set_yticks(range(len(setups)), [TITLES[way] for way in setups])
-    axes.set(title=name, xlabel="GB (1e9 bytes) at the peak of a step of 4 x 512 tokens", xmargin=0.2)
+    axes.set(title=name, xlabel="GB (1e9 bytes) at the peak of a step of 4 x 512 tokens")
+    axes.set_xlim(0, 1.3 * estimate(setups["full"]).total / 1e9)
     axes.invert_yaxis()
 plt.show()
 
@@ -533,15 +534,15 @@ for made, found in record["summary"].items():
         print(f"    {name:24}{number:>8.2%}" if isinstance(number, float) else f"    {name:24}{number:>8}")
 
 # %% [markdown]
-# Each step as a point, by the size of its plan. Below the lower dotted line the plan is more than the estimate and its
-# margin; left of the upright one a step is below what the estimate speaks of.
+# Each step as a point, by the size of its plan. Below the level dotted line the plan is more than the estimate and its
+# margin; left of the upright one a step is smaller than what the estimate speaks of.
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
 for made, (marker, colour) in zip(record["summary"], (("o", "black"), ("x", "#CC79A7")), strict=True):
     plans = [(row["plans"].get(made), row["estimate"]) for row in record["rows"]]
     known = [(plan / 1e9, 100 * (ours / plan - 1)) for plan, ours in plans if isinstance(plan, int)]
-    axes.plot(*zip(*known, strict=True), marker, color=colour, mfc="none", ms=4, alpha=0.7, label=made)
+    axes.plot(*zip(*known, strict=True), marker, color=colour, mfc="none", ms=4, label=made)
 axes.axvline(peak.SMALL / 1e9, color="black", ls=":")
 axes.axhline(100 * (1 / (1 + peak.MARGIN) - 1), color="black", ls=":")
 axes.axhline(0, color="black", lw=0.8)
