@@ -9,10 +9,6 @@ import numpy as np
 
 from lora_jax.exercises.judging import near, number
 from lora_jax.exercises.registry import Exercise
-from lora_jax.memory import planner, zoo
-from lora_jax.memory.estimate import estimate
-from lora_jax.memory.ledger import Ledger
-from lora_jax.memory.setup import Setup
 
 
 # 2.1: the parameters of a model, from its config.
@@ -105,34 +101,57 @@ def _judge_state(arguments: tuple[Any, ...], answer: Any) -> str | None:
     return _STATE_MISTAKES.get((master, each), other)
 
 
-BATCH = 5  # sequences in the picture of 2.3
+# 2.3: what one layer's feed-forward works with, going back.
+def _working_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    cases: list[tuple[Any, ...]] = []
+    for size, remat in ((2, False), (2, True), (4, False), (4, True)):
+        K, group, C = int(rng.integers(2, 5)), int(rng.integers(3, 6)), 8 * int(rng.integers(3, 9))
+        D = K * group * C + 8 * int(rng.integers(1, 9))  # the heads together are not as wide as the model
+        cases.append((D + int(rng.integers(100, 3000)), D, 5 * D + 16, K * group * C, K * C, size, remat))
+    return cases
 
 
-# 2.3: where activations overtake what is held, read off the picture.
-def at_length(length: int, remat: bool = False) -> Ledger:
-    """The ledger of a step of the model in the picture, with sequences of that length."""
-    return estimate(Setup(zoo.config("smollm2-135m"), "full", batch=BATCH, length=length, remat=remat))
+def _working(arguments: tuple[Any, ...], **other: float) -> float:
+    """The bytes of `working_set`, with some of the counts mistaken: each keyword is how often an array is counted."""
+    N, D, F, Q, K, size, remat = arguments
+    right = {"wide": 4, "again": 2, "stream": 4, "input": 1, "heads": 2, "kv": 2}
+    count = right | {name: number for name, number in other.items() if remat or name in ("wide", "stream")}
+    made_again = count["again"] * F + count["input"] * D + count["heads"] * Q + count["kv"] * K
+    return N * size * (count["wide"] * F + count["stream"] * D + (made_again if remat else 0))
 
 
-def crossing(row: str, remat: bool = False) -> int:
-    """The longest sequences whose saved activations are no more than that row, or than all "static" rows."""
-    held = at_length(1)
-    most = held.static if row == "static" else held[row]
-    return planner.largest(lambda length: at_length(length, remat)["saved activations"] <= most)
+_WORKING_MISTAKES: tuple[tuple[dict[str, float], str], ...] = (
+    ({"again": 0}, "gate and up are missing where blocks are rematerialized: then they are made again, 2 more."),
+    ({"again": 1}, "one of gate and up is missing: where blocks are rematerialized both are made again."),
+    ({"stream": 0}, "the four arrays as wide as D are missing: the text names them."),
+    ({"input": 0}, "the stream between the block's halves is missing where blocks are rematerialized."),
+    ({"heads": 1}, "q or mixed is missing where blocks are rematerialized: both are Q wide."),
+    ({"kv": 1}, "k or v is missing where blocks are rematerialized: both are K wide."),
+    ({"input": 0, "heads": 0, "kv": 0}, "the stream, q, k, v and mixed are missing where blocks are rematerialized."),
+    ({"wide": 3}, "an array as wide as F is missing: down_proj trains, and its gradient needs the product once more."),
+)
 
 
-def _judge_crossing(arguments: tuple[Any, ...], answer: Any) -> str | None:
-    answer, right = number(answer), crossing("static")
-    if near(answer, right, 0.08):
+def _judge_working(arguments: tuple[Any, ...], answer: Any) -> str | None:
+    N, _, F, _, _, size, remat = arguments
+    answer, right = number(answer), _working(arguments)
+    if answer == right:
         return None
-    if near(answer, BATCH * right, 0.08):
-        return f"those are tokens in the batch: there are {BATCH} sequences, and the axis is the length of one."
-    if near(answer, crossing("weights"), 0.12):
-        return "that is where they pass the weights alone: the upper level line holds gradients and AdamW too."
-    if any(near(answer, crossing(row, remat=True), 0.08) for row in ("weights", "static")):
-        return "that is the line with rematerialized blocks: read the steeper one, without."
-    side = "short" if answer < right else "long"
-    return f"too {side}: find where the steeper rising line meets the upper level one."
+    if not remat and answer == _working((*arguments[:-1], True)):
+        return "nothing is made again where nothing is rematerialized: gate, up and the rest are saved, and counted so."
+    if not remat and answer == right + N * size * 2 * F:
+        return "gate and up are saved where nothing is rematerialized: they are counted among the saved activations."
+    if remat and answer == _working((*arguments[:-1], False)):
+        return "with rematerialized blocks what a block keeps otherwise is made again: all in the table but its input."
+    for wrong, sentence in _WORKING_MISTAKES:
+        if answer == _working(arguments, **wrong):
+            return sentence
+    if answer == right / N:
+        return "those are the bytes of one token: there are N."
+    if answer == right / size:
+        return "those are numbers: multiply by the bytes of one."
+    side = "many" if answer > right else "few"
+    return f"you count {abs(answer - right):,.0f} bytes too {side}: go through the feed-forward line by line."
 
 
 # 2.4: the seconds of a save over several hops.
@@ -248,13 +267,22 @@ EXERCISES = (
     return {"weights": 2 * P, "gradients": 2 * P, "optimizer state": state + 4}''',
     ),
     Exercise(
-        id="2.3", name="crossing", title="Where activations overtake all that is held",
-        minutes=5, difficulty=1, cases=lambda rng: [()], judge=_judge_crossing,
+        id="2.3", name="working_set", title="The working set of one layer",
+        minutes=15, difficulty=2, cases=_working_cases, judge=_judge_working,
         hints=(
-            "Two lines are level, whatever the length. The upper one is weights, gradients and optimizer state.",
-            "Of the rising lines take the steeper: read the length where it meets the upper level one.",
+            "Going back, gate, up and their product get a gradient each: three arrays as wide as F.",
+            "down_proj's gradient is product.T @ d_out: what has to be there for it? And was it kept?",
+            "With rematerialized blocks a block kept nothing but its input. What of the table has to be made again?",
         ),
-        solution="crossing = 610",
+        solution='''def working_set(N, D, F, Q, K, size, remat):
+    """Bytes that the feed-forward of one layer needs going back, N tokens, `size` bytes a number; everything trains.
+
+    D width, F feed-forward width, Q and K what all heads of queries and of keys are wide; `remat`: blocks made again.
+    """
+    numbers = 4 * F + 4 * D
+    if remat:
+        numbers += 2 * F + D + 2 * Q + 2 * K
+    return N * size * numbers''',
     ),
     Exercise(
         id="2.4", name="save_seconds", title="The seconds of a save, piece by piece",

@@ -6,6 +6,7 @@
 #
 # - turn a model's `config.json` into parameters, and parameters into bytes;
 # - name everything else that lies in memory during a step of full fine-tuning, and count most of it to the byte;
+# - find the moment of a step at which its memory is fullest, and estimate what lies there;
 # - have a compiler confirm the count for a model that no laptop could hold;
 # - say how long a checkpoint is on its way to the disk, and time your own disk;
 # - read the price of the ticket: how many cards, at how many dollars an hour.
@@ -33,9 +34,8 @@ import optax
 import lora_jax as lj
 from lora_jax.commands.plan import seconds
 from lora_jax.exercises import check, hint, solution
-from lora_jax.exercises.cost import BATCH, at_length
 from lora_jax.files import checkpoint
-from lora_jax.memory import activations, compiler, hardware, planner, steps, zoo
+from lora_jax.memory import activations, compiler, hardware, peak, planner, steps, zoo
 from lora_jax.memory.checkpoints import checkpoint as checkpoint_of
 from lora_jax.memory.checkpoints import transfers
 from lora_jax.memory.estimate import estimate
@@ -209,7 +209,7 @@ print(f"{'static, in all':18}{size(ledger.static):>12}{size(copied.static):>12}"
 #
 # The backward pass needs what the forward pass computed. These *saved activations* grow with the batch and the length.
 # The package decides which arrays a block keeps, and `activations.kept` lists them; here those of the small model's
-# blocks.
+# blocks. They are the same in all layers, which are stacked in front.
 
 # %%
 small = Setup(config, method="full", batch=8, length=256, dtype="float32")
@@ -227,11 +227,20 @@ for one in activations.kept(small, steps.build(small).trainable):
 # </details>
 #
 # With *rematerialized* blocks (`remat=True`) only the first row is kept, and each block is computed a second time in
-# the backward pass: memory is bought with time. The picture sets both against what is held anyway, for SmolLM2-135M, the
-# model that notebook 05 tunes, in bfloat16 with a batch of five sequences.
+# the backward pass: memory is bought with time. The picture sets both against what is held anyway, for SmolLM2-135M,
+# the model that notebook 05 tunes, in bfloat16 with a batch of five sequences.
+#
+# **Predict:** from about which length on do the saved activations take more than weights, gradients and optimizer state
+# together? Then read it off.
 
 # %% tags=["figure"]
-lengths = range(64, 2049, 64)
+BATCH, lengths = 5, range(64, 2049, 64)
+
+
+def at_length(length, remat=False):
+    return estimate(Setup(zoo.config("smollm2-135m"), "full", batch=BATCH, length=length, remat=remat))
+
+
 held = at_length(1)
 figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
 axes.axhline(held.static / 1e9, color=COLOURS["full"], label="weights, gradients and optimizer state")
@@ -247,47 +256,138 @@ axes.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
-# ### Exercise 2.3: read the plot (5 minutes, difficulty 1 of 3)
+# ## 4. The fullest moment
 #
-# From about which length on do the saved activations, with nothing rematerialized, take more memory than weights,
-# gradients and optimizer state together? Put your reading in `crossing`.
-
-# %% tags=["exercise"]
-crossing = 610  # solution
-
-# %% [markdown]
-# The check allows for what an eye can read.
+# A step's arguments (weights, AdamW's state, the batch) lie there from its beginning to its end. Beside them arrays
+# come and go, and a card needs room for the fullest moment. It is one of three: the *update*, the *loss*, or
+# somewhere in the *layers*, while the gradient goes back through them. They do not add up, since one begins when
+# another has ended.
+#
+# You work out all three for the large model: eight sequences, blocks rematerialized. The letters are those of
+# `memory/peak.py`, which holds what follows on one page.
 
 # %%
-check("2.3", crossing)
+eight = replace(setup, batch=8)
+step, N, e = steps.build(eight), eight.batch * eight.length, 2  # shapes alone; tokens; bytes of a bfloat16
+D, F, V = big.hidden_size, big.intermediate_size, big.vocab_size
+Q, K = (heads * big.head_dim for heads in (big.num_attention_heads, big.num_key_value_heads))
+arguments = sum(lj.num_bytes(tree) for tree in step.arguments)
+print(f"arguments: {size(arguments)}")
+
+# %% [markdown]
+# **The update.** All gradients are there, and the new weights and moments are written over the old ones. **Predict:** a
+# gradient is shaped like its weight. Do they take just as many bytes as the weights?
+
+# %%
+layers, head, embedding = lj.num_bytes(step.trainable["layers"]), 4 * V * D, e * V * D
+update = layers + head + embedding
+print(f"{size(layers)} + {size(head)} + {size(embedding)} = {size(update)}; the weights: {size(ledger['weights'])}")
+
+# %% [markdown]
+# <details><summary>Which gradient is larger than its weight</summary>
+#
+# The head's. Chunks of the loss are added up to it, one after the other, and a sum of so many terms is kept in float32,
+# 4 bytes a number; it is rounded when it is whole. The embedding's gradient comes last, when the gradient has gone back
+# through all layers.
+# </details>
+#
+# **The loss.** The last product of the model is the widest: *logits*, a number for every token of the vocabulary at
+# every position. **Predict:** how many GB are they in float32, for the vocabulary of 84,000 and these eight
+# sequences?
+
+# %%
+_, chunk = activations.even(N)  # how many tokens' logits the package makes at a time
+print(f"float32 logits, whole:              {4 * N * V / 1e9:6.2f} GB, and their gradient as much again")
+print(f"of a chunk of {chunk} tokens:          {4 * chunk * V / 1e9:6.2f} GB")
+saved = activations.kept_by_layers(eight, step.trainable)
+at_loss = saved + 3 * N * D * e + 2 * chunk * V * e + head
+print(f"saved by the layers {size(saved)}; with all that the loss adds {size(at_loss)}")
+
+# %% [markdown]
+# <details><summary>Why a chunk is enough, and what the loss adds</summary>
+#
+# The loss of one position needs only that position's logits. The package's loss (`cross_entropy.py`) makes them for
+# some hundred positions at a time, forms their part of the gradient at once, adds it to the gradient of the head and
+# forgets them. Other implementations make all logits at once; then they are often the largest single array of a step.
+#
+# So these lie there: all that the layers saved; three arrays as wide as the stream (what leaves the last block, its
+# norm, and the gradient that will go back); the logits of one chunk with their gradient, in bfloat16; the head's
+# gradient.
+# </details>
+#
+# **The layers.** Now the gradient goes back through them, the last one first. The loop over layers writes the
+# gradients of each into arrays that have room for those of all, and this room is taken from its first turn on. In the
+# same way the saved activations are free only when the loop has ended. To both comes what belongs to one layer: its
+# own gradients, before they are put into their place, and its *working set*.
+#
+# ### Exercise 2.3: the working set of a layer (15 minutes, difficulty 2 of 3)
+#
+# Attention has one and the feed-forward has one, which is the larger of the two in this step. Going forward, it makes
+#
+# ```python
+# gate, up = h @ w_gate, h @ w_up  # (N, F) each
+# product = silu(gate) * up  # (N, F), not kept in any case: going back, it is made again
+# out = product @ w_down  # (N, D)
+# ```
+#
+# Going back, `d_out` comes in, and the gradients of all that stands there are worked out, of the weights too. Which
+# arrays as wide as $F$ lie there at once, if nothing is freed before the layer is done? Beside them count four as
+# wide as $D$: the gradient of the stream, the two normed inputs of the block, and `d_h`.
+#
+# With rematerialized blocks all that is otherwise saved is made again, and counts too: the arrays in the table of
+# section 3 but for the block's input, which is there already, and `log_sum_exp`, which is small.
+
+
+# %% tags=["exercise"]
+def working_set(N, D, F, Q, K, size, remat):
+    """Bytes that the feed-forward of one layer needs going back, N tokens, `size` bytes a number; everything trains.
+
+    D width, F feed-forward width, Q and K what all heads of queries and of keys are wide; `remat`: blocks made again.
+    """
+    # solution
+    numbers = 4 * F + 4 * D
+    if remat:
+        numbers += 2 * F + D + 2 * Q + 2 * K
+    return N * size * numbers
+    # end of solution
+
+
+# %% [markdown]
+# Where your count is off, the check says by which array.
+
+# %%
+check("2.3", working_set)
 # hint("2.3")
 # solution("2.3")
 
 # %% [markdown]
-# The last product of the model is the widest: *logits*, a number for every token of the vocabulary at every position.
+# Here six arrays as wide as $F$ lie there: the gradients of `gate`, of `up` and of `product`; `product` itself,
+# without which `down_proj` would get no gradient; and `gate` and `up`, since blocks are rematerialized. Now all three
+# moments, and the package's own estimate.
 #
-# **Predict:** the large model has a vocabulary of 84,000. How many GB are the float32 logits of eight sequences of
-# 2,048 tokens?
+# **Predict:** which is the fullest?
 
 # %%
-batch, length, V = 8, 2048, big.vocab_size
-_, chunk = activations.even(batch * length)  # how many tokens' logits the package makes at a time
-print(f"vocabulary {V:,}")
-print(f"float32 logits, whole:              {4 * batch * length * V / 1e9:6.2f} GB, and their gradient as much again")
-print(f"of a chunk of {chunk} tokens:          {4 * chunk * V / 1e9:6.2f} GB")
-print(f"the head's gradient, kept instead:  {4 * big.hidden_size * V / 1e9:6.2f} GB")
+matrices = (3 * D * F + 2 * D * Q + 2 * D * K) * e  # the gradients of one layer
+at_layers = saved + layers + head + matrices + N * e * (6 * F + 5 * D + 2 * Q + 2 * K)
+moments = {"layers": at_layers, "loss": at_loss, "update": update}
+for name, number in moments.items():
+    print(f"{name:8}{size(number):>10}, with the arguments {size(arguments + number):>10}")
+fullest = max(moments, key=moments.get)
+assert (fullest, moments[fullest]) == peak.temporary(eight, step.trainable)
+print(f"the package's estimate: {size(estimate(eight).total)}")
 
 # %% [markdown]
-# <details><summary>Why a chunk is enough</summary>
+# <details><summary>What else stands on that page</summary>
 #
-# The loss of one position needs only that position's logits. The package's loss (`cross_entropy.py`) makes them for
-# some hundred positions at a time, forms their part of the gradient at once, adds it to the gradient of the head and
-# forgets them. What remains is the head's gradient, which no batch changes, and a row of the stream's width for each
-# token. Other implementations make all logits at once; then they are often the largest single array of a step.
+# Attention's working set, which is the larger one in this model where nothing is rematerialized; and other ways to
+# train, which notebook 04 comes to. With few tokens the update can be the fullest moment, and with adapters the loss.
+# In a ledger gradients and saved activations have rows of their own, which are exact, and what the fullest moment
+# takes beyond both is called workspace.
 # </details>
 #
-# Now everything together, for the large model. We take the ledger apart: AdamW's state is its two moments, and all that
-# does not follow from shapes alone is one sum, an estimate.
+# Now everything together, for the large model. We take the ledger apart: AdamW's state is its two moments `mu` and
+# `nu`, and what does not follow from shapes alone is the estimate.
 
 
 # %%
@@ -300,14 +400,15 @@ def parts(setup):
 
 
 # %% [markdown]
-# **Predict:** with sequences of 2,048 tokens, which parts change from one sequence to eight, and which when nothing is
-# rematerialized? Each dotted line of the picture is as many bytes as one more H100 holds: a measure of size, and not yet a
-# count of cards, since the grey part cannot be shared out over cards, as section 6 says. The hatched part is the estimate.
+# **Predict:** with sequences of 2,048 tokens, which parts change from one sequence to eight, and which when nothing
+# is rematerialized? Each dotted line of the picture is as many bytes as one more H100 holds: a measure of size, and
+# not yet a count of cards, since the grey part cannot be shared out over cards, as section 7 says. The hatched part
+# is the estimate.
 
 # %% tags=["figure"]
 card, orange = hardware.card("h100"), COLOURS["full"]
-bars = {"1 sequence": setup, "8 sequences": replace(setup, batch=8)}
-bars |= {"8 sequences,\nnothing rematerialized": replace(setup, batch=8, remat=False)}
+bars = {"1 sequence": setup, "8 sequences": eight}
+bars |= {"8 sequences,\nnothing rematerialized": replace(eight, remat=False)}
 alphas = {"weights": 1, "gradients": 0.65, "mu": 0.4, "nu": 0.2}
 looks = {part: {"color": orange, "alpha": alpha} for part, alpha in alphas.items()}
 looks |= {"saved activations": {"color": "lightgrey"}, "estimate": {"color": "white", "hatch": "////"}}
@@ -328,7 +429,7 @@ axes.invert_yaxis()
 plt.show()
 
 # %% [markdown]
-# ## 4. Compiled, not only multiplied out
+# ## 5. Compiled, not only multiplied out
 #
 # A formula can be wrong. So we hand the real training step of the large model, the same `make_step` that notebook 01
 # used, to XLA, JAX's compiler, and ask what it plans. It needs shapes, not arrays: nothing of that size is allocated,
@@ -357,11 +458,28 @@ print(f"the difference: {plan.argument - arguments} bytes; written in place of w
 # state are written where the old ones were, because the step *donates* them; without that, both would be there twice.
 #
 # What the step needs between its arguments and its results (gradients, activations, workspaces) is the compiler's own
-# plan, and a CPU's is not a GPU's: it works bfloat16 products in float32. Notebook 04 goes on from here, to the whole
-# plan and to what a device really used.
+# plan, and a CPU's is not a GPU's: it works bfloat16 products in float32, and needs room for that.
 # </details>
 #
-# ## 5. The road of a checkpoint
+# The estimate is of plans for NVIDIA GPUs. In float32 a CPU's plan can be laid beside it, for the step whose moments
+# you worked out, and for the same with nothing rematerialized. **Predict:** a number is twice as wide. Is the whole
+# peak twice as large?
+
+# %% tags=["timing"]
+for name, one in {"8 sequences": eight, "nothing rematerialized": replace(eight, remat=False)}.items():
+    one = replace(one, dtype="float32")
+    planned, ours = compiler.plan(one, "cpu").needed, estimate(one).total
+    print(f"{name:24}plan {size(planned, ',.2f')}, estimate {size(ours, ',.2f')}: {ours / planned - 1:+.2%}")
+
+# %% [markdown]
+# <details><summary>Why nearly twice, and where a CPU's plan is another</summary>
+#
+# Nearly all arrays of a step have the model's dtype; the head's gradient is float32 either way. With rematerialized
+# blocks a CPU's plan is fullest in the update, where some gradients lie a second time. Notebook 04 goes on from here:
+# to how far off the estimate is from plans for a GPU, and to what a device really used.
+# </details>
+#
+# ## 6. The road of a checkpoint
 #
 # A run that costs money is saved on the way. To *use* the result, the weights are enough; to *go on* training after a
 # crash, the optimizer's state is needed too.
@@ -376,8 +494,9 @@ for name, number in kinds.items():
     print(f"{name:30} one {size(number):>9}   ten {size(10 * number):>9}")
 
 # %% [markdown]
-# On its way a checkpoint leaves the card for the host's memory, and the memory for a disk, or for a network. `hardware.py` holds the
-# speeds, each with its source and date; some were measured by somebody, others are what a specification promises.
+# On its way a checkpoint leaves the card for the host's memory, and the memory for a disk, or for a network.
+# `hardware.py` holds the speeds, each with its source and date; some were measured by somebody, others are what a
+# specification promises.
 
 # %%
 print(f"{'':30}{'GB/s':>8}{'one':>10}{'ten':>10}{'to go on':>10}")
@@ -490,7 +609,7 @@ axes.margins(x=0.15)
 plt.show()
 
 # %% [markdown]
-# ## 6. The price of the seat
+# ## 7. The price of the seat
 #
 # No card holds the large model's step, so that it takes several. Weights, gradients and optimizer state can be shared
 # out evenly over them (*sharding*); the activations of its own batch lie whole on every card. A colleague has written
@@ -553,7 +672,8 @@ for name, price in hardware.PRICES.items():
 print("prices:", price.source.what, price.source.date)
 
 # %% [markdown]
-# Look back at the picture of section 3. Its grey parts lie whole on each card: how many H100s does each of its bars take?
+# Look back at the picture of section 4. Its grey parts lie whole on each card: how many H100s does each of its bars
+# take?
 
 # %%
 for name, one in bars.items():
@@ -602,6 +722,7 @@ print(f"nothing trains: {number} H100s, at least ${number * hardware.PRICES['h10
 # - AdamW makes the static memory of a step four times the weights, or eight times with a float32 master copy.
 # - Saved activations grow with batch and length, and in a small model soon pass all the rest; rematerializing blocks
 #   trades them for time. Logits need not be there all at once.
+# - A step's peak is its arguments and the fullest of three moments: the layers, the loss or the update.
 # - The compiler, asked for the real step of the large model, agreed on its arguments to the byte.
 # - A checkpoint's time is nearly that of the slowest hop: a disk or a network, not the way off the card. Waiting cards
 #   are paid for too.
