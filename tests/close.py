@@ -48,11 +48,16 @@ def stated(share: float, why: str) -> Tolerance:
     return Tolerance(share, why)
 
 
-def forward_pass(config, length: int) -> int:
-    """How many roundings stand between a model's input and its logits, the sums of each layer one after another."""
-    attention = config.hidden_size + config.head_dim + 2 * length + config.num_attention_heads * config.head_dim
-    layer = attention + config.hidden_size + config.intermediate_size + 2 * config.hidden_size  # with its two norms
-    return config.num_hidden_layers * layer + 2 * config.hidden_size  # the last norm, the head
+def forward_pass(config, length: int, rank: int = 0) -> int:
+    """How many roundings stand between a model's input and its logits: the sums of each layer, one after another.
+
+    With a rank: of a model with adapters on its matrices, whose x @ A and @ B come on top.
+    """
+    D, heads = config.hidden_size, config.num_attention_heads * config.head_dim
+    matrices = D + heads + D + config.intermediate_size  # of q, k, v; o; gate, up; down
+    adapters = matrices + 4 * rank if rank else 0
+    layer = matrices + adapters + config.head_dim + 2 * length + 2 * D  # with scores, softmax, values and two norms
+    return config.num_hidden_layers * layer + 2 * D  # the last norm, the head
 
 
 def bfloat16_pass(config) -> int:

@@ -246,7 +246,7 @@ def test_lora_trains_over_a_quantized_base(kind, options, tmp_path):
     close(forward(attached, tiny.tokens()), forward(merged, tiny.tokens()), tiny.FORWARD)
     peft.save_adapter(tmp_path / "adapter", adapters, constants, base=params)
     again = attach(params, *peft.load_adapter(tmp_path / "adapter", base=params))
-    assert tiny.raw(forward(again, tiny.tokens())) == tiny.raw(forward(attached, tiny.tokens()))
+    close(forward(again, tiny.tokens()), forward(attached, tiny.tokens()), tiny.FORWARD)
 
 
 @pytest.mark.slow

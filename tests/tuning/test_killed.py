@@ -15,7 +15,12 @@ SCRIPT = Path(__file__).with_name("killed_run.py")
 
 def start(*arguments):
     """The run as a process that is not of this one's group of open files, its lines readable as they come."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(SCRIPT.parents[2]), *sys.path]))}
+    quick = "--xla_backend_optimization_level=0"  # some fifty runs compile what runs a moment
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": quick,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(SCRIPT.parents[2]), *sys.path])),
+    }
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
