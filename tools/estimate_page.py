@@ -134,4 +134,21 @@ def seen() -> str:
         f"Of the {len(small)} plans below {size(peak.SMALL)} the estimate is more than {LIMIT:.0%} off in "
         f"{sum(error > LIMIT for error in small)}, and {max(small):.0%} at worst: these are to be compiled."
     )
-    return "\n".join([*table(record), "", textwrap.fill(worst, 119)]) + "\n"
+    told = [textwrap.fill(text, 119) for text in (first(record["rows"]), worst)]
+    return "\n".join([*table(record), "", told[0], "", told[1]]) + "\n"
+
+
+def first(rows: list[dict]) -> str:
+    """What the first form of the estimate came to on the steps that were drawn to judge it, and are in view since."""
+    said = []
+    for made in rows[0]["plans"] | rows[-1]["plans"]:
+        found = summary([row | {"estimate": row["first"]} for row in rows if "first" in row], made)
+        said.append(
+            f"{found['of 1 GB and more']} plans by {made}, {found['median']:.2%} at the median, "
+            f"{found['ninth decile']:.1%} at the ninth decile, {found['over']:.1%} over and {-found['under']:.1%} under at "
+            f"worst, {found['beyond margin']} beyond the margin"
+        )
+    return (
+        "Among them are the steps that judged a first form of it, which counted more for attention by scores and for "
+        f"what waits under rematerialized blocks. It came to this: {'; '.join(said)}."
+    )

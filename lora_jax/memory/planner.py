@@ -4,9 +4,9 @@ One way leads through this file: a setup gives its step's shapes and its estimat
 fits, what is left behind and what it costs, and all of it together is a `Budget`. Nothing here loads weights or runs a
 step. Bytes are integers, money is US dollars.
 
-An estimate may fall short of what XLA plans by `peak.MARGIN` at most, so that there are three verdicts: a step fits
-where the estimate and its margin do, it does not where the estimate alone does not, and between them it is too close:
-the compiler has to be asked.
+An estimate may fall short of what XLA plans, in nearly all steps by less than `peak.MARGIN` (docs/memory.md counts the
+others), so that there are three verdicts: a step fits where the estimate and its margin do, it does not where the
+estimate alone does not, and between them it is too close: the compiler has to be asked.
 """
 
 from __future__ import annotations
