@@ -145,8 +145,8 @@ def first(rows: list[dict]) -> str:
         found = summary([row | {"estimate": row["first"]} for row in rows if "first" in row], made)
         said.append(
             f"{found['of 1 GB and more']} plans by {made}, {found['median']:.2%} at the median, "
-            f"{found['ninth decile']:.1%} at the ninth decile, {found['over']:.1%} over and {-found['under']:.1%} under at "
-            f"worst, {found['beyond margin']} beyond the margin"
+            f"{found['ninth decile']:.1%} at the ninth decile, at worst {found['over']:.1%} over and "
+            f"{-found['under']:.1%} under, {found['beyond margin']} beyond the margin"
         )
     return (
         "Among them are the steps that judged a first form of it, which counted more for attention by scores and for "
