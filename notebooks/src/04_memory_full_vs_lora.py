@@ -505,7 +505,7 @@ for length in (64, 256, 1024, 2048, 4096):
 # are as many as pairs of tokens, so that twice the length is four times the scores, and soon these are nearly all.
 # </details>
 #
-# All this is an estimate: XLA also pads, fuses and reorders. So it has a margin, by which a plan may exceed it, and a
+# All this is an estimate: XLA also pads, fuses and reorders. So it has a margin for what a plan needs beyond it, and a
 # card has three verdicts: a step *fits* if the estimate and its margin do, it *does not fit* if the estimate alone does
 # not, and in between it is *too close*: `plan` says so, and with `--compile` it asks the compiler.
 #
@@ -534,7 +534,9 @@ for made, found in record["summary"].items():
         print(f"    {name:24}{number:>8.2%}" if isinstance(number, float) else f"    {name:24}{number:>8}")
 
 # %% [markdown]
-# Each step as a point, by the size of its plan. Below the level dotted line the plan is more than the estimate and its
+# The last line of each version counts the plans for which the margin was too narrow: *fits* is an estimate's word and no
+# promise, and where a run that fails would be dear, the compiler is asked there too. Here is each step as a point, by
+# the size of its plan. Under the level dotted line the plan is more than the estimate and its
 # margin; left of the upright one a step is smaller than what the estimate speaks of.
 
 # %% tags=["figure"]
