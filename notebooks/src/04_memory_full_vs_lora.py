@@ -534,10 +534,10 @@ for made, found in record["summary"].items():
         print(f"    {name:24}{number:>8.2%}" if isinstance(number, float) else f"    {name:24}{number:>8}")
 
 # %% [markdown]
-# The last line of each version counts the plans for which the margin was too narrow: *fits* is an estimate's word and no
-# promise, and where a run that fails would be dear, the compiler is asked there too. Here is each step as a point, by
-# the size of its plan. Under the level dotted line the plan is more than the estimate and its
-# margin; left of the upright one a step is smaller than what the estimate speaks of.
+# The last line of each version counts the plans for which the margin was too narrow: *fits* is an estimate's word and
+# no promise, and where a run that fails would be dear, the compiler is asked there too. Here is each step as a point,
+# by the size of its plan. Under the level dotted line the plan is more than the estimate and its margin; left of the
+# upright one a step is smaller than what the estimate speaks of.
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
