@@ -23,7 +23,9 @@ activations, the gradients, and the working set of one layer, which is its feed-
 
 To this come a layer's matrices, as gradients if they train, else two of them as they are multiplied with. Scores have
 the queries of all layers laid out anew between the passes. The head's gradient is float32, as chunks of the loss add up
-to it; of few tokens it is formed late, and the logits' gradient waits for it.
+to it; of few tokens it is formed late, and the logits' gradient waits for it. In the loss there are one chunk's logits
+and their gradient, and arrays of D: the last layer's stream, its norm and the gradient that goes back, 3. In the update
+there is every gradient; the embedding's comes last, so that it was not there before.
 
 Every count stays or grows with batch and length, and so does the estimate. XLA also pads, fuses and reorders, each
 version in its own way: hence MARGIN. docs/memory.md has the error on steps that were drawn before this was written.
@@ -35,7 +37,7 @@ from lora_jax.adapters.base import Tree, num_bytes
 from lora_jax.memory import activations
 from lora_jax.memory.setup import Setup
 
-MARGIN = 0.05  # the share of the estimate by which a plan may exceed it
+MARGIN = 0.05  # the stated share by which a plan may exceed the estimate; docs/memory.md counts those beyond it
 SMALL = 1_000_000_000  # bytes: in a smaller step one array more or less is a large share, so the compiler is asked
 FLOAT32 = 4  # bytes
 
