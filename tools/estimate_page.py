@@ -17,6 +17,7 @@ from lora_jax.memory.setup import Setup
 from lora_jax.memory.steps import parameters
 
 RECORD, VIEW = RECORDS / "estimate_error.json", RECORDS / "estimate_seen.json"
+EACH = 25  # a changed estimate changes nearly every row, so that each 25th tells of it
 
 
 def read(path) -> dict:
@@ -28,15 +29,25 @@ def setups(draws: dict[int, int]) -> dict[tuple[int, int], Setup]:
     return {(seed, i): setup for seed, count in draws.items() for i, setup in enumerate(draw(seed, count))}
 
 
-def outdated(every: int = 1) -> list[str]:
-    """A sentence for each record with an estimate that is not the present one; only each `every`th row is looked at."""
+def outdated() -> list[str]:
+    """A sentence for each record with an estimate that is not the present one."""
     found = []
     for path, draws in ((RECORD, JUDGED), (VIEW, SEEN)):
-        drawn = setups(draws)
-        rows = read(path)["rows"][::every]
+        drawn, rows = setups(draws), read(path)["rows"][::EACH]
         if any(row["estimate"] != estimate(drawn[row["seed"], row["index"]]).total for row in rows):
             found.append(f"{path.name} is of another estimate: run benchmarks/estimate_error.py, then this again")
     return found
+
+
+def margin() -> str:
+    """What the estimate's margin means for a verdict."""
+    said = (
+        f"So it carries a margin of {peak.MARGIN:.0%}, which nearly every plan is within (the tables count those that "
+        "are not): `plan` says that a step *fits* where the estimate and its margin do, that it *does not fit* where "
+        "the estimate alone does not, and *too close: --compile* in between. Below "
+        f"{size(peak.SMALL, ',.0f')} one array more or less is a large share, and the compiler is asked."
+    )
+    return textwrap.fill(said, 119) + "\n"
 
 
 def points() -> list[dict]:
@@ -131,7 +142,7 @@ def seen() -> str:
         if isinstance(plan, int) and plan < peak.SMALL
     ]
     worst = (
-        f"Of the {len(small)} plans below {size(peak.SMALL)} the estimate is more than {LIMIT:.0%} off in "
+        f"Of the {len(small)} plans below {size(peak.SMALL, ',.0f')} the estimate is more than {LIMIT:.0%} off in "
         f"{sum(error > LIMIT for error in small)}, and {max(small):.0%} at worst: these are to be compiled."
     )
     told = [textwrap.fill(text, 119) for text in (first(record["rows"]), worst)]

@@ -150,6 +150,7 @@ def page(table: dict) -> str:
         PAGE,
         claims=claims(table["claims"]),
         crossover=crossover(table["growth"]),
+        margin=estimate_page.margin(),
         errors=estimate_page.errors(),
         seen=estimate_page.seen(),
         cpu=measured(device_records("cpu")),

@@ -116,7 +116,7 @@ def check_named(plan):
 
 @pytest.mark.parametrize("scope", ["attention", "mlp"])
 def test_a_part_has_its_scope_as_its_role_and_jaxs_path_as_its_source(planned, scope):
-    sources = [part.source for part in planned["qlora"].parts if part.role == scope]
+    sources = [part.source for part in planned["lora nf4"].parts if part.role == scope]
     assert any(re.match(rf"(transpose\()?jvp\(loss\)+/layers/.*\b{scope}/\w+$", source) for source in sources), sources
 
 

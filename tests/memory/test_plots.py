@@ -20,14 +20,15 @@ from lora_jax.plots import COLOURS
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
-page_figures, memory_page, tables = map(import_module, ("memory_figures", "memory_page", "memory_tables"))
+names = ("memory_figures", "memory_page", "estimate_page", "memory_tables")
+page_figures, memory_page, estimate_page, tables = map(import_module, names)
 
 PAGE = (ROOT / "docs" / "memory.md").read_text()
 ERRORS = {
-    "formula": [
-        {"group": "seed 0", "method": "full", "bytes": 3 * 10**9, "error": 0.011},
-        {"group": "seed 0", "method": "lora", "bytes": 5 * 10**9, "error": -0.004},
-        {"group": "seed 1", "method": "lora nf4", "bytes": 7 * 10**10, "error": 0.002},
+    "estimate": [
+        {"group": "jax 1", "method": "full", "bytes": 3 * 10**9, "error": 0.011},
+        {"group": "jax 1", "method": "lora", "bytes": 5 * 10**9, "error": -0.004},
+        {"group": "jax 2", "method": "lora nf4", "bytes": 7 * 10**10, "error": 0.002},
     ],
     "cpu": [{"group": "a model", "method": "lora", "bytes": 10**9, "error": -0.05}],
     "gpu": [],
@@ -92,7 +93,7 @@ def test_what_was_not_measured_is_said(figures):
     assert texts(gpu) == ["not measured yet"] and not gpu.lines
     assert "not measured yet" not in texts(planned) + texts(cpu)
     labels = [text.get_text() for text in planned.get_legend().get_texts()]
-    assert labels == ["seed 0: median 0.75 %, worst 1.10 %", "seed 1: median 0.20 %, worst 0.20 %"]
+    assert labels == ["jax 1: median 0.75 %, worst 1.10 %", "jax 2: median 0.20 %, worst 0.20 %"]
 
 
 def test_the_bars_add_up_to_the_peak_and_only_estimates_are_hatched(figures, made):
@@ -159,63 +160,83 @@ def test_the_line_through_litgpts_runs(made):
     assert table["lines"]["published"] == {"intercept": 13_530_000_000, "slope": 7_770_000_000}
 
 
-def test_the_page_is_what_the_formula_and_the_records_say():
+def test_the_page_is_what_the_estimate_and_the_records_say():
     done = subprocess.run(
         [sys.executable, "tools/memory_page.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture
-def tool():
-    return memory_page
-
-
-def test_the_check_can_fail(tool, made, monkeypatch, tmp_path):
+def test_the_check_can_fail(made, monkeypatch, tmp_path):
+    monkeypatch.setattr(estimate_page, "outdated", lambda: [])  # has a test of its own
     table = {name: part for name, part in made.items() if name != "errors"}
-    assert tool.stale(table) == []
+    assert memory_page.stale(table) == []
     changed = json.loads(json.dumps(table))
     changed["growth"]["saved"] += 10**9
-    assert [said.split(" is ")[0] for said in tool.stale(changed)] == ["memory.json", "memory.md", "memory_growth.png"]
-    monkeypatch.setattr(tool, "FIGURES", tmp_path)
-    assert len(tool.stale(table)) == len(FIGURES)
+    said = [one.split(" is ")[0] for one in memory_page.stale(changed)]
+    assert said == ["memory.json", "memory.md", "memory_growth.png"]
+    monkeypatch.setattr(memory_page, "FIGURES", tmp_path)
+    assert len(memory_page.stale(table)) == len(FIGURES)
 
 
-def test_a_record_of_another_formula_is_known(tool):
-    setup = {"config": vars(zoo.config("stories-2.8m")), "method": "lora"}
-    total = estimate(Setup(zoo.config("stories-2.8m"))).total
-    assert not tool.outdated([{"setup": setup, "formula": {"total": total}}])
-    assert tool.outdated([{"setup": setup, "formula": {"total": total + 1}}])
+@pytest.fixture
+def record(monkeypatch, tmp_path):
+    """Three rows of the judged draw by two made-up versions: half over, a quarter under, and refused by one."""
+    steps = estimate_page.setups(estimate_page.JUDGED)
+    seed = next(iter(estimate_page.JUDGED))
+    rows = []
+    for index, (share, other) in enumerate(((1.5, 1.5), (0.75, 0.75), (1.0, None))):
+        total = estimate(steps[seed, index]).total
+        plans = {"jax 1": round(total / share), "jax 2": round(total / other) if other else "it refused"}
+        rows.append({"seed": seed, "index": index, "plans": plans, "estimate": total})
+    found = {"made_by": {"jax 1": {}, "jax 2": {}}, "rows": rows}
+    found["summary"] = {made: estimate_page.summary(rows, made) for made in found["made_by"]}
+    monkeypatch.setattr(estimate_page, "RECORD", tmp_path / "record.json")
+    estimate_page.RECORD.write_text(json.dumps(found))
+    return found
 
 
-def test_every_row_of_the_record_is_on_the_page(tool):
-    setup = {"config": vars(zoo.config("stories-2.8m")), "method": "lora", "quantize": "int8"}
-    setup |= {"options": {"rank": 16, "targets": ["q_proj", "v_proj"]}}
-    row = {"setup": setup, "formula": {"total": 1_500_000_000}}
+def test_a_record_of_another_estimate_is_known(record, monkeypatch, tmp_path):
+    monkeypatch.setattr(estimate_page, "VIEW", tmp_path / "view.json")
+    estimate_page.VIEW.write_text(json.dumps({"rows": []}))
+    assert estimate_page.outdated() == []
+    record["rows"][0]["estimate"] += 1
+    estimate_page.RECORD.write_text(json.dumps(record))
+    (said,) = estimate_page.outdated()
+    assert said.startswith("record.json is of another estimate")
+
+
+def test_every_row_of_the_record_is_on_the_page_misses_in_bold(record):
+    said = estimate_page.errors()
+    rows = [line for line in said.splitlines() if re.match(r"\| [012] \|", line)]
+    big = [row["estimate"] / share >= 1e9 for row, share in zip(record["rows"], (1.5, 0.75, 1), strict=True)]
+    ends = ["+50.00%", "-25.00%", "+0.00%"]
+    for row, end, bold in zip(rows, ends, big, strict=True):
+        miss = f"**{end}**" if bold and end != "+0.00%" else end
+        assert f"| {miss} |" in row
+    assert "not compiled: it refused" in rows[2] and rows[2].endswith("| +0.00% | - |")
+    assert "| jax 2 | 2 | 1 |" in said
+
+
+def test_the_summary_of_a_record_is_by_hand():
     rows = [
-        row | {"seed": 0, "index": 0, "plan": {"total": 1_000_000_000}, "error": 0.5},
-        row | {"seed": 0, "index": 1, "plan": {"total": 2_000_000_000}, "error": -0.25},
-        row | {"seed": 1, "index": 0, "plan": None, "error": None, "why": "it refused"},
+        {"estimate": 2_100_000_000, "plans": {"jax 1": 2_000_000_000}},  # 5 % over
+        {"estimate": 1_900_000_000, "plans": {"jax 1": 2_000_000_000}},  # 5 % under: 1.9 and its margin are 1.995
+        {"estimate": 3_030_000_000, "plans": {"jax 1": 3_000_000_000}},  # 1 % over
+        {"estimate": 10, "plans": {"jax 1": 900_000_000}},  # too small to be spoken of
+        {"estimate": 10, "plans": {"jax 1": "it refused"}},
     ]
-    said = tool.errors(rows)
-    assert "| 0 | 2 | 0 | 37.50% | 50.00% |" in said and "| 1 | 1 | 1 | - | - |" in said
-    step = "1 x 1024 tokens, bfloat16, rank 16, targets q_proj v_proj, attention blocks, adamw"
-    assert said.count(f"| lora int8 | {step} |") == 3
-    assert "| 1,000.0 | 1,500.0 | +50.00% |" in said and "not compiled: it refused | 1,500.0 | - |" in said
-    assert tool.errors([]) == tool.measured([]) == tool.MISSING
+    found = estimate_page.summary(rows, "jax 1")
+    assert (found["compiled"], found["not compiled"], found["of 1 GB and more"]) == (4, 1, 3)
+    assert found["median"] == found["ninth decile"] == found["over"] == pytest.approx(0.05)
+    assert (found["under-estimates"], found["beyond margin"], found["more than 8% off"]) == (1, 1, 0)
 
 
-def test_what_the_formula_was_tuned_with_is_told_with_its_misses(tool, monkeypatch, tmp_path):
-    rows = json.loads(tool.TUNED.read_text())["rows"]
-    assert f"In the {len(rows)} further steps" in tool.tuned()
-    assert not {seed for seed, _, _ in rows} & {*tool.UNSEEN, 0, 1, 2, 3}
-    assert "off seed 2" in tool.earlier() and "off seed 3" in tool.earlier()
-
-    total = estimate(tool.steps_of_seed(7, 2)[1]).total
-    made_up = {"draws": {"7": 2}, "rows": [[7, 1, round(total / 1.5)]]}
-    monkeypatch.setattr(tool, "TUNED", tmp_path / "tuned.json")
-    tool.TUNED.write_text(json.dumps(made_up))
-    assert "50.00% at the median, by more than 5% in 1, by more than 8% in 1" in " ".join(tool.tuned().split())
+def test_what_was_in_view_is_told_with_its_misses():
+    rows = estimate_page.read(estimate_page.VIEW)["rows"]
+    said = " ".join(estimate_page.seen().split())
+    assert f"| jax 0.10.2 | {len(rows)} | 0 |" in said and "a first form of it" in said
+    assert not {row["seed"] for row in rows} & set(estimate_page.JUDGED)
 
 
 def test_no_number_of_bytes_is_typed_into_the_page():
