@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lora_jax.exercises.judging import near, number
+from lora_jax.exercises.layer import WORKING_SET
 from lora_jax.exercises.registry import Exercise
 
 
@@ -99,59 +100,6 @@ def _judge_state(arguments: tuple[Any, ...], answer: Any) -> str | None:
     each = round(state / P)  # bytes a number: the count is lost in the rounding
     other = f"the optimizer state is {each} bytes a number: count its arrays, and the bytes of a number in each."
     return _STATE_MISTAKES.get((master, each), other)
-
-
-# 2.3: what one layer's feed-forward works with, going back.
-def _working_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    cases: list[tuple[Any, ...]] = []
-    for size, remat in ((2, False), (2, True), (4, False), (4, True)):
-        K, group, C = int(rng.integers(2, 5)), int(rng.integers(3, 6)), 8 * int(rng.integers(3, 9))
-        D = K * group * C + 8 * int(rng.integers(1, 9))  # the heads together are not as wide as the model
-        cases.append((D + int(rng.integers(100, 3000)), D, 5 * D + 16, K * group * C, K * C, size, remat))
-    return cases
-
-
-def _working(arguments: tuple[Any, ...], **other: float) -> float:
-    """The bytes of `working_set`, with some of the counts mistaken: each keyword is how often an array is counted."""
-    N, D, F, Q, K, size, remat = arguments
-    right = {"wide": 4, "again": 2, "stream": 4, "input": 1, "heads": 2, "kv": 2}
-    count = right | {name: number for name, number in other.items() if remat or name in ("wide", "stream")}
-    made_again = count["again"] * F + count["input"] * D + count["heads"] * Q + count["kv"] * K
-    return N * size * (count["wide"] * F + count["stream"] * D + (made_again if remat else 0))
-
-
-_WORKING_MISTAKES: tuple[tuple[dict[str, float], str], ...] = (
-    ({"again": 0}, "gate and up are missing where blocks are rematerialized: then they are made again, 2 more."),
-    ({"again": 1}, "one of gate and up is missing: where blocks are rematerialized both are made again."),
-    ({"stream": 0}, "the four arrays as wide as D are missing: the text names them."),
-    ({"input": 0}, "the stream between the block's halves is missing where blocks are rematerialized."),
-    ({"heads": 1}, "q or mixed is missing where blocks are rematerialized: both are Q wide."),
-    ({"kv": 1}, "k or v is missing where blocks are rematerialized: both are K wide."),
-    ({"input": 0, "heads": 0, "kv": 0}, "the stream, q, k, v and mixed are missing where blocks are rematerialized."),
-    ({"wide": 3}, "an array as wide as F is missing: down_proj trains, and its gradient needs the product once more."),
-)
-
-
-def _judge_working(arguments: tuple[Any, ...], answer: Any) -> str | None:
-    N, _, F, _, _, size, remat = arguments
-    answer, right = number(answer), _working(arguments)
-    if answer == right:
-        return None
-    if not remat and answer == _working((*arguments[:-1], True)):
-        return "nothing is made again where nothing is rematerialized: gate, up and the rest are saved, and counted so."
-    if not remat and answer == right + N * size * 2 * F:
-        return "gate and up are saved where nothing is rematerialized: they are counted among the saved activations."
-    if remat and answer == _working((*arguments[:-1], False)):
-        return "with rematerialized blocks what a block keeps otherwise is made again: all in the table but its input."
-    for wrong, sentence in _WORKING_MISTAKES:
-        if answer == _working(arguments, **wrong):
-            return sentence
-    if answer == right / N:
-        return "those are the bytes of one token: there are N."
-    if answer == right / size:
-        return "those are numbers: multiply by the bytes of one."
-    side = "many" if answer > right else "few"
-    return f"you count {abs(answer - right):,.0f} bytes too {side}: go through the feed-forward line by line."
 
 
 # 2.4: the seconds of a save over several hops.
@@ -266,24 +214,7 @@ EXERCISES = (
     state = 3 * 4 * P if master else 2 * 2 * P
     return {"weights": 2 * P, "gradients": 2 * P, "optimizer state": state + 4}''',
     ),
-    Exercise(
-        id="2.3", name="working_set", title="The working set of one layer",
-        minutes=15, difficulty=2, cases=_working_cases, judge=_judge_working,
-        hints=(
-            "Going back, gate, up and their product get a gradient each: three arrays as wide as F.",
-            "down_proj's gradient is product.T @ d_out: what has to be there for it? And was it kept?",
-            "With rematerialized blocks a block kept nothing but its input. What of the table has to be made again?",
-        ),
-        solution='''def working_set(N, D, F, Q, K, size, remat):
-    """Bytes that the feed-forward of one layer needs going back, N tokens, `size` bytes a number; everything trains.
-
-    D width, F feed-forward width, Q and K what all heads of queries and of keys are wide; `remat`: blocks made again.
-    """
-    numbers = 4 * F + 4 * D
-    if remat:
-        numbers += 2 * F + D + 2 * Q + 2 * K
-    return N * size * numbers''',
-    ),
+    WORKING_SET,
     Exercise(
         id="2.4", name="save_seconds", title="The seconds of a save, piece by piece",
         minutes=15, difficulty=3, cases=_save_cases, judge=_judge_save,

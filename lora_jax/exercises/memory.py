@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lora_jax.exercises.judging import near, number
+from lora_jax.exercises.layer import KEPT_BY_BLOCK
 from lora_jax.exercises.registry import Exercise
 from lora_jax.memory import planner, zoo
 from lora_jax.memory.estimate import estimate
@@ -63,52 +64,6 @@ def _judge_rows(arguments: tuple[Any, ...], answer: Any) -> str | None:
     }
     other = "mu and nu of what trains, in float32, and a count of 4 bytes."
     return f"the optimizer state is off: {mistakes.get(int(state), other)}"
-
-
-# 4.2: what one block keeps for the backward pass.
-def _block_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    cases: list[tuple[Any, ...]] = []
-    for size in (2, 4, 2):
-        K, group, C = int(rng.integers(2, 5)), int(rng.integers(3, 6)), 8 * int(rng.integers(3, 9))
-        D = K * group * C + 8 * int(rng.integers(1, 9))  # the heads together are not as wide as the model
-        cases.append((int(rng.integers(20, 250)), D, 3 * D + 16, K * group, K, C, size))
-    return cases
-
-
-def _block(arguments: tuple[Any, ...], **other: float) -> float:
-    """The bytes of `kept_by_block`, with some of the counts mistaken: each keyword is how often an array is counted."""
-    N, D, F, H, K, C, size = arguments
-    counted = {"wide": 2, "heads": 2, "kv": 2, "ff": 2, "sums": 4 * H, "as_wide": H * C, "kv_heads": K} | other
-    numbers = counted["wide"] * D + counted["heads"] * counted["as_wide"] + counted["kv"] * counted["kv_heads"] * C
-    return N * (size * (numbers + counted["ff"] * F) + counted["sums"])
-
-
-def _judge_block(arguments: tuple[Any, ...], answer: Any) -> str | None:
-    N, D, _, H, _, _, size = arguments
-    answer = number(answer)
-    if answer == _block(arguments):
-        return None
-    mistakes = (
-        ({"kv_heads": H}, "k and v are too wide: they have K heads, and not H."),
-        ({"ff": 3}, "three arrays as wide as F: silu(gate) * up is made again, so that only gate and up are kept."),
-        ({"ff": 1}, "one array as wide as F is missing: gate and up are both kept."),
-        ({"wide": 1}, "the block's input is missing, or the stream between its halves: both are D wide."),
-        ({"wide": 3}, "an array as wide as the stream too many: normed streams are made again and not kept."),
-        ({"heads": 1}, "q or mixed is missing: both are H heads of C numbers."),
-        ({"sums": 0}, "log_sum_exp is missing: a float32 for each token and each query head."),
-        ({"sums": size * H}, "log_sum_exp is off: it is float32, 4 bytes a number, whatever the stream is."),
-        ({"sums": 4}, "log_sum_exp is off: one number for each token and each of the H query heads."),
-        ({"as_wide": D}, "q and mixed are H * C wide, which need not be D."),
-    )  # fmt: skip
-    for wrong, sentence in mistakes:
-        if answer == _block(arguments, **wrong):
-            return sentence
-    if answer == _block(arguments) / N:
-        return "those are the bytes of one token: there are N."
-    if answer == _block(arguments, sums=size * H) / size:
-        return "those are numbers: multiply by the bytes of one."
-    side = "many" if answer > _block(arguments) else "few"
-    return f"you count {abs(answer - _block(arguments)):,.0f} bytes too {side}: go through the table array by array."
 
 
 # 4.3: NF4, with and without double quantization.
@@ -246,21 +201,7 @@ EXERCISES = (
     n = layers * sum(rank * (shapes[name][0] + shapes[name][1]) for name in targets)
     return {"adapters": 4 * n, "gradients": 4 * n, "optimizer state": 2 * 4 * n + 4}''',
     ),
-    Exercise(
-        id="4.2", name="kept_by_block", title="What a block keeps",
-        minutes=10, difficulty=2, cases=_block_cases, judge=_judge_block,
-        hints=(
-            "Sort the arrays of the table by width: as wide as the stream, as the query heads, as K heads, as F.",
-            "Two arrays of each of these widths. One more has no width: a float32 for each token and query head.",
-        ),
-        solution='''def kept_by_block(N, D, F, H, K, C, size):
-    """Bytes that a block keeps of N tokens, `size` bytes a number; log_sum_exp is float32 whatever the rest is.
-
-    D width, F feed-forward width; H query heads and K key/value heads of C numbers each.
-    """
-    numbers = 2 * D + 2 * H * C + 2 * K * C + 2 * F
-    return N * (size * numbers + 4 * H)''',
-    ),
+    KEPT_BY_BLOCK,
     Exercise(
         id="4.3", name="nf4_bytes", title="The bytes of an NF4 matrix",
         minutes=15, difficulty=3, cases=_nf4_cases, judge=_judge_nf4,
