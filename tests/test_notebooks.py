@@ -144,6 +144,7 @@ def test_a_tagged_cell_is_compared_by_form_alone():
 
     assert differences(notebook("the sea", []), notebook("the sky", [])) == ["cell [1]: 'the sea' was 'the sky'"]
     assert differences(notebook("the sea", ["sampled"]), notebook("the sky", ["sampled"])) == []
+    assert differences(notebook("it was 128.2", ["trained"]), notebook("it is 130.9", ["trained"])) == []
     assert differences(notebook("", ["timing"]), notebook("3 s", ["timing"])) == [
         "cell [1]: its outputs are [] and were ['text']"
     ]

@@ -1,6 +1,7 @@
 """Are the outputs of one run of a notebook those of another? Text and integers equal, floats within a tolerance.
 
-A cell tagged `sampled` or `timing` is compared by form alone: which kinds of output it has. So are pictures.
+A cell tagged `sampled`, `timing` or `trained` is compared by form alone: which kinds of output it has. So are pictures.
+`trained` is for what magnifies the rounding that a training run collects, as the exponential of a loss does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def difference(found: Any, expected: Any) -> str | None:
     """Why the outputs of one code cell are not those of the other."""
     if form(found) != form(expected):
         return f"its outputs are {form(found)} and were {form(expected)}"
-    if {"sampled", "timing"} & set(expected.metadata.get("tags", [])):
+    if {"sampled", "timing", "trained"} & set(expected.metadata.get("tags", [])):
         return None
     for one, other in zip(texts(found), texts(expected), strict=True):
         if reason := text_difference(one, other):

@@ -15,7 +15,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-TAGS = {"exercise", "sampled", "timing", "figure"}
+TAGS = {"exercise", "sampled", "timing", "trained", "figure"}
 START = re.compile(r"# %%(?P<markdown> \[markdown\])?(?: tags=(?P<tags>\[.*\]))?\s*")
 STUB = "raise NotImplementedError  # your code here"
 

@@ -562,7 +562,7 @@ plt.show()
 # likely tokens has perplexity n; one that is sure and wrong can have more than the vocabulary has tokens, as the first
 # number shows.
 
-# %%
+# %% tags=["trained"]
 old, new = table["stories-2.8m"], table["stories-2.8m, on poems"]
 for text in ("poems", "stories"):
     print(f"{text}: perplexity {np.exp(old[text]):.1f} -> {np.exp(new[text]):.1f}")
