@@ -113,7 +113,7 @@ def test_quantized_weights_are_dequantized_as_the_library_does(tmp_path):
 def test_another_dtype_is_that_of_every_leaf(tmp_path, dtype):
     params = noisy(TINY)
     _, found = load(write(tmp_path / "m.gguf", TINY, params), dtype=dtype)
-    assert_same(found, jax.tree.map(lambda x: x.astype(dtype), params))
+    assert_same(found, jax.tree.map(lambda x: np.asarray(x).astype(dtype), params))
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
 
 
