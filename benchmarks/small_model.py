@@ -18,8 +18,11 @@ from pathlib import Path
 
 import jax
 
-from lora_jax import cli, datasets, generation, models, ngrams, pretraining, text, training, tuning
-from lora_jax.files import atomic
+from lora_jax import generation, training
+from lora_jax.commands import cli
+from lora_jax.files import atomic, models
+from lora_jax.text import datasets, ngrams, packing
+from lora_jax.tuning import jobs, pretraining
 
 LENGTH, TUNING_STEPS, SHORT_STEPS = 256, 200, 500
 ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3}
@@ -63,7 +66,7 @@ def main() -> None:
     config, params = models.load_model(pretraining.NAME)
     tokenizer = models.load_tokenizer(pretraining.NAME)
     told, kept = datasets.tales(tokenizer, LENGTH)
-    job = tuning.make_job("full", config, params, key=None)
+    job = jobs.make_job("full", config, params, key=None)
     with tempfile.TemporaryDirectory() as scratch:
         runs = {name: run(command, Path(scratch) / name) for name, command in COMMANDS.items()}
     table = {
@@ -73,7 +76,7 @@ def main() -> None:
         "tokens": {"training": int((told.segments > 0).sum()), "held out": int((kept.segments > 0).sum())},
         "ngrams": {name: ngrams.nats(told, kept, n, config.vocab_size) for name, n in ORDERS.items()},
         "pretrained": {name: pretrained[name] for name in ("about", "losses", "evaluations")},
-        "held_out": training.evaluate(job.loss, params, None, text.Batches.in_order(kept, 8)),
+        "held_out": training.evaluate(job.loss, params, None, packing.Batches.in_order(kept, 8)),
         "runs": runs,
         "samples": [
             {"prompt": prompt, "text": found}

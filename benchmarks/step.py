@@ -43,12 +43,13 @@ def ours(method: str, batch: int, length: int, layers: int = SHAPE["num_hidden_l
     import numpy as np
     import optax
 
-    from lora_jax import Config, init, make_step, tuning
+    from lora_jax import Config, init, make_step
+    from lora_jax.tuning import jobs
 
     config = Config(**SHAPE | {"num_hidden_layers": layers})
     params = init(jax.random.key(0), config)
     options = {"rank": RANK} if method == "lora" else None
-    job = tuning.make_job(method, config, params, key=jax.random.key(1), options=options)
+    job = jobs.make_job(method, config, params, key=jax.random.key(1), options=options)
     optimizer = optax.adamw(RATE)
     state = [job.trainable, optimizer.init(job.trainable)]
     del params

@@ -5,15 +5,15 @@ The public face; a thing has one home, and only this file hands names on. Import
 
 from lora_jax.adapters import METHODS, lora
 from lora_jax.adapters.base import Adapted, Adapter, attach, count, merge, num_bytes
-from lora_jax.compilation import keep_compiled_programs
 from lora_jax.errors import InputError
+from lora_jax.files.compilation import keep_compiled_programs
+from lora_jax.files.models import load_model, load_tokenizer
 from lora_jax.files.peft import load_adapter, save_adapter
 from lora_jax.generation import generate
-from lora_jax.loop import NonFiniteLoss, State, fit
-from lora_jax.models import load_model, load_tokenizer
 from lora_jax.rope import RopeScaling
 from lora_jax.training import evaluate, make_step
 from lora_jax.transformer import Cache, Config, forward, init, init_cache, loss, untie
+from lora_jax.tuning.loop import NonFiniteLoss, State, fit
 from lora_jax.weights import Biased, Weight
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_jax import cli
+from lora_jax.commands import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 from lora_jax.exercises import registry
-from lora_jax.exercises.extract import answer_of, statements
+from lora_jax.exercises.grading.extract import answer_of, statements
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 from build_notebooks import write_zip

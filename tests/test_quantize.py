@@ -14,14 +14,16 @@ from close import close, difference, rounding
 from scipy.stats import norm
 from small_model import quick_compilation  # noqa: F401
 
-from lora_jax import datasets, load_model, load_tokenizer, text, transformer, tuning
+from lora_jax import load_model, load_tokenizer, transformer
 from lora_jax.adapters import lora
 from lora_jax.adapters.base import attach, merge, num_bytes
 from lora_jax.adapters.placement import matrices
 from lora_jax.errors import InputError
 from lora_jax.files import peft
 from lora_jax.quantize import DYNAMIC_VALUES, NF4, NF4_VALUES, Int8, int8, nf4, quantize_layers
+from lora_jax.text import datasets, packing
 from lora_jax.training import evaluate, make_step
+from lora_jax.tuning import jobs
 from lora_jax.weights import Biased, dense
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -259,11 +261,11 @@ def test_smollm2_learns_verse_over_an_nf4_base():
     numbers = 2 * D * D + 2 * D * KV + 3 * D * F  # a layer
     constants, groups = numbers // 64, 2 * 21 + 2 * 7 + 3 * 54  # 5184, 1728 and 13824 constants a matrix
     assert num_bytes(base["layers"]) == L * (numbers // 2 + constants + 4 * groups + 4 * 7 + 2 * 4 * D)
-    before, batches = tiny.raw(base["layers"]), list(text.Batches.in_order(held_out, 8))
-    whole = tuning.make_job("lora", config, params, key=jax.random.key(0), options={"rank": 16})
-    job = tuning.make_job("lora", config, base, key=jax.random.key(0), options={"rank": 16})
-    state = tuning.tune(
-        job, text.Batches(train, 4), rate=1.5e-3, steps=12, warmup=4, held_out=batches, evaluate_every=12
+    before, batches = tiny.raw(base["layers"]), list(packing.Batches.in_order(held_out, 8))
+    whole = jobs.make_job("lora", config, params, key=jax.random.key(0), options={"rank": 16})
+    job = jobs.make_job("lora", config, base, key=jax.random.key(0), options={"rank": 16})
+    state = jobs.tune(
+        job, packing.Batches(train, 4), rate=1.5e-3, steps=12, warmup=4, held_out=batches, evaluate_every=12
     )
     start, end = (loss for _, loss in state.evaluations)
     exact = evaluate(whole.loss, whole.trainable, whole.frozen, batches)

@@ -21,9 +21,9 @@ from lora_jax.adapters import lora
 from lora_jax.adapters.base import attach
 from lora_jax.errors import InputError
 from lora_jax.files import atomic, checkpoint
-from lora_jax.loop import NonFiniteLoss, fit
 from lora_jax.training import evaluate, make_step
-from lora_jax.tuning import schedule
+from lora_jax.tuning.jobs import schedule
+from lora_jax.tuning.loop import NonFiniteLoss, fit
 
 CONFIG, PARAMS = tiny.model()
 quiet = functools.partial(fit, progress=False)
@@ -439,7 +439,7 @@ def test_a_file_that_may_grow_no_further_leaves_the_old_checkpoint_and_no_litter
     script = f"""
         import resource, jax.numpy as jnp, numpy as np, optax
         from lora_jax.errors import InputError
-        from lora_jax.loop import fit
+        from lora_jax.tuning.loop import fit
 
         def run(steps):
             return fit(

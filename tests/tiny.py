@@ -5,7 +5,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from lora_jax.files import huggingface
-from lora_jax.tokenizer import Tokenizer
+from lora_jax.files.tokenizer import Tokenizer
 from lora_jax.transformer import Config, init
 
 TEXT = "The fox sat by the river and sang. The river ran to the sea, and the fox ran home.\n"

@@ -12,8 +12,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-from lora_jax import plots, stories, story_writer
+from lora_jax import plots
 from lora_jax.files import assets
+from lora_jax.text import stories, story_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 QUOTED = 1  # which of the prompts the README shows

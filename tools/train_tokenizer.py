@@ -2,7 +2,9 @@
 
 from itertools import accumulate
 
-from lora_jax import corpora, models, pretraining, stories
+from lora_jax.files import models
+from lora_jax.text import corpora, stories
+from lora_jax.tuning import pretraining
 
 told = stories.read()
 verse = corpora.split_verse(corpora.poems(), train_passages=3000, seed=0).train

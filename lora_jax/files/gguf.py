@@ -14,8 +14,8 @@ import numpy as np
 
 from lora_jax.errors import InputError
 from lora_jax.files.assemble import Tensors, assemble, check_config
+from lora_jax.files.tokenizer import SPLITS, Tokenizer, byte_level
 from lora_jax.rope import RopeScaling, rope_frequencies
-from lora_jax.tokenizer import SPLITS, Tokenizer, byte_level
 from lora_jax.transformer import Config, Params, projection_shapes
 
 ARCHITECTURES = ("llama", "qwen2")

@@ -16,7 +16,7 @@ from lora_jax.files import atomic
 from lora_jax.files.assemble import Tensors, assemble, check_config, disassemble
 from lora_jax.files.huggingface_config import read_config, write_config
 from lora_jax.files.tensors import write
-from lora_jax.tokenizer import Tokenizer
+from lora_jax.files.tokenizer import Tokenizer
 from lora_jax.transformer import Config, Params
 
 __all__ = ["load", "load_tokenizer", "read_config", "save", "write_config"]

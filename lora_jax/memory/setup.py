@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_jax import tuning
 from lora_jax.adapters import METHODS
 from lora_jax.errors import InputError
 from lora_jax.transformer import Config
+from lora_jax.tuning import jobs
 
 CHOICES = {
     "quantize": (None, "nf4", "int8"),
@@ -46,7 +46,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", dict(self.options))
-        tuning.check(self.method, self.options, self.quantize)
+        jobs.check(self.method, self.options, self.quantize)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 known = ", ".join(map(str, choices))
@@ -82,7 +82,7 @@ class Setup:
 
 def planning_options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options given, with the rank that is planned with where the method has one and none is given."""
-    ranked = method in METHODS and "rank" in tuning.option_names(method)
+    ranked = method in METHODS and "rank" in jobs.option_names(method)
     return ({"rank": RANK} if ranked else {}) | {name: value for name, value in given.items() if value is not None}
 
 

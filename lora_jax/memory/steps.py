@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lora_jax import optimizers, quantize, transformer, tuning
+from lora_jax import quantize, transformer
 from lora_jax.adapters.base import Tree, combine, count, is_adapter
 from lora_jax.memory.setup import Setup
 from lora_jax.training import make_step
 from lora_jax.transformer import Config
+from lora_jax.tuning import jobs, optimizers
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def build(setup: Setup) -> Step:
     batch = {"tokens": jax.ShapeDtypeStruct((setup.batch, setup.length), jnp.int32)}
     if draws:
         batch["key"] = jax.eval_shape(jax.random.key, 0)
-    kind = tuning.full_loss if frozen is None else tuning.adapter_loss
+    kind = jobs.full_loss if frozen is None else jobs.adapter_loss
     loss = partial(kind, setup.config, remat=setup.remat, attention=setup.attention)
     return Step(loss, make_step(loss, _optimizer(setup)), trainable, opt_state, frozen, batch)
 
@@ -67,7 +68,7 @@ def _trees(held: Setup) -> tuple[Tree, Tree, Tree, bool]:
         params = transformer.init(key, held.config, jnp.dtype(held.dtype))
         if held.quantize is not None:
             params = quantize.quantize_layers(params, held.quantize, double_quantization=held.double_quantization)
-        job = tuning.make_job(held.method, held.config, params, key=key, options=held.options)
+        job = jobs.make_job(held.method, held.config, params, key=key, options=held.options)
         if job.frozen is not None:
             whole = jax.tree.leaves(combine(job.trainable, job.frozen[1]), is_leaf=is_adapter)
             parts = [part for one in whole for part in getattr(one, "parts", (one,))]

@@ -10,9 +10,9 @@ from typing import Any
 
 from lora_jax.errors import InputError
 from lora_jax.files.huggingface_config import QKV, read_config
-from lora_jax.pretraining import NAME, SMALL
 from lora_jax.rope import RopeScaling
 from lora_jax.transformer import Config
+from lora_jax.tuning.pretraining import NAME, SMALL
 
 
 def _model(V: int, D: int, F: int, L: int, H: int, K: int, C: int = 128, *, tied: bool = False, **more: Any) -> Config:

@@ -29,11 +29,13 @@ import numpy as np
 import optax
 
 import lora_jax as lj
-from lora_jax import attention, datasets, pretraining, rope, stories, transformer
+from lora_jax import attention, rope, transformer
 from lora_jax.exercises import check, hint, solution
 from lora_jax.plots import COLOURS
-from lora_jax.text import Batches
-from lora_jax.tuning import schedule
+from lora_jax.text import datasets, stories
+from lora_jax.text.packing import Batches
+from lora_jax.tuning import pretraining
+from lora_jax.tuning.jobs import schedule
 
 lj.keep_compiled_programs()  # on disk: what took long to compile once is there the next time
 began = time.perf_counter()

@@ -26,11 +26,11 @@ import numpy as np
 import optax
 
 import lora_jax as lj
-from lora_jax import datasets
 from lora_jax.adapters.lora import LoRA
 from lora_jax.exercises import check, hint, solution
 from lora_jax.plots import COLOURS
-from lora_jax.text import Batches
+from lora_jax.text import datasets
+from lora_jax.text.packing import Batches
 
 lj.keep_compiled_programs()  # on disk: what took long to compile once is there the next time
 began = time.perf_counter()

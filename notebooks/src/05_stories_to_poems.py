@@ -25,9 +25,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import lora_jax as lj
-from lora_jax import datasets, text, tuning
 from lora_jax.exercises import check, hint, solution
 from lora_jax.plots import COLOURS
+from lora_jax.text import datasets, packing
+from lora_jax.tuning import jobs
 
 began = time.perf_counter()
 lj.keep_compiled_programs()  # on disk: what took long to compile once is there the next time
@@ -151,7 +152,7 @@ STEPS, BATCH, LENGTH, HELD_OUT = 24, 4, 128, 16
 verse, verse_kept = datasets.verse(tokenizer, STEPS * BATCH, LENGTH, held_out=HELD_OUT)
 tales, tales_kept = datasets.tales(tokenizer, LENGTH)
 spread = np.linspace(0, len(tales_kept) - 1, HELD_OUT).astype(int)
-tales_kept = text.Packed(**tales_kept.rows(spread))
+tales_kept = packing.Packed(**tales_kept.rows(spread))
 print(tokenizer.decode(verse.tokens[0][:60].tolist()))
 
 # %% [markdown]
@@ -160,7 +161,7 @@ print(tokenizer.decode(verse.tokens[0][:60].tolist()))
 
 # %%
 RANK = 16
-job = tuning.make_job("lora", config, base, key=jax.random.key(0), options={"rank": RANK})
+job = jobs.make_job("lora", config, base, key=jax.random.key(0), options={"rank": RANK})
 constants = job.frozen[1]
 print(f"{lj.count(job.trainable):,} numbers train, {lj.count(job.trainable) / lj.count(base):.1%} of the model's")
 
@@ -169,7 +170,7 @@ print(f"{lj.count(job.trainable):,} numbers train, {lj.count(job.trainable) / lj
 # this is the base's own loss.
 
 # %%
-kept = {"verse": text.Batches.in_order(verse_kept, 8), "stories": text.Batches.in_order(tales_kept, 8)}
+kept = {"verse": packing.Batches.in_order(verse_kept, 8), "stories": packing.Batches.in_order(tales_kept, 8)}
 
 
 def held_out_loss(adapters, constants):
@@ -231,8 +232,8 @@ print(f"{surcharge:,} bytes, {surcharge / lj.num_bytes(base):.1%} of the model's
 # **Predict,** before you run it: will the loss on *stories* rise, fall, or stay?
 
 # %%
-state = tuning.tune(
-    job, text.Batches(verse, BATCH), rate=2e-3, steps=STEPS, warmup=3, decay=True, clip_norm=1.0, progress=False
+state = jobs.tune(
+    job, packing.Batches(verse, BATCH), rate=2e-3, steps=STEPS, warmup=3, decay=True, clip_norm=1.0, progress=False
 )
 poet = (state.trainable, constants)
 losses["poet"] = held_out_loss(*poet)
@@ -371,9 +372,9 @@ print("same logits:", bool(jnp.array_equal(attached_logits, forward(config, lj.a
 # changed.
 
 # %%
-story_job = tuning.make_job("lora", config, base, key=jax.random.key(7), options={"rank": RANK})
-story_state = tuning.tune(
-    story_job, text.Batches(tales, BATCH), rate=2e-3, steps=6, warmup=1, clip_norm=1.0, progress=False
+story_job = jobs.make_job("lora", config, base, key=jax.random.key(7), options={"rank": RANK})
+story_state = jobs.tune(
+    story_job, packing.Batches(tales, BATCH), rate=2e-3, steps=6, warmup=1, clip_norm=1.0, progress=False
 )
 storyteller = (story_state.trainable, story_job.frozen[1])
 losses["storyteller"] = held_out_loss(*storyteller)

@@ -17,8 +17,8 @@ from lora_jax import transformer
 from lora_jax.adapters import lora
 from lora_jax.adapters.base import attach, combine, merge
 from lora_jax.adapters.placement import matrices, unstack
-from lora_jax.loop import fit
 from lora_jax.training import make_step
+from lora_jax.tuning.loop import fit
 
 CONFIG, PARAMS = tiny.model()
 ALL = ["lm_head", *tiny.MATRICES]

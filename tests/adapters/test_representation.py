@@ -18,8 +18,8 @@ from lora_jax.adapters import lora
 from lora_jax.adapters.base import Adapted, Adapter, ByLayer, attach, combine, count, merge, num_bytes
 from lora_jax.adapters.placement import select, stack, unstack
 from lora_jax.errors import InputError
-from lora_jax.loop import fit
 from lora_jax.training import make_step
+from lora_jax.tuning.loop import fit
 from lora_jax.weights import Biased, Weight, dense, matmul_f32, pytree, split_bias
 
 CONFIG, PARAMS = tiny.model()

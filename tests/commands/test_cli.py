@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tiny
 
-from lora_jax import cli, forward, load_adapter, load_model, load_tokenizer, merge
+from lora_jax import forward, load_adapter, load_model, load_tokenizer, merge
+from lora_jax.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--steps", "4", "--batch-size", "2", "--length", "16", "--rank", "2"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_jax import demo, load_adapter, load_model, plots
+from lora_jax import load_adapter, load_model, plots
+from lora_jax.commands import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.assets
 def test_the_demo_teaches_verse(tmp_path):
     said = []
-    table = demo.run(tmp_path / "demo", say=said.append)
+    table = demo.demo(out=tmp_path / "demo", say=said.append)
     (at, first), *_, (last_at, last) = table["evaluations"]
     assert (at, last_at, table["held_out"]) == (0, 80, 128)
     assert first - last >= 0.4

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lora_jax.exercises.extract import answer_of, statements
+from lora_jax.exercises.grading.extract import answer_of, statements
 
 # Not unfinished: a learner's cell as it is handed out, which the extractor must know from an answer.
 STUB = 'def double(x):\n    """x (N,)."""\n    y = 1\n    raise NotImplementedError  # your code here\n'

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lora_jax.errors import InputError
-from lora_jax.exercises import isolation, registry
-from lora_jax.exercises.grader import grade
+from lora_jax.exercises import registry
+from lora_jax.exercises.grading import isolation
+from lora_jax.exercises.grading.grader import grade
 from lora_jax.exercises.low_rank import EXERCISES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,8 @@ HOSTILE = {
     "overflows_the_stack": ("import ctypes; ctypes.string_at(0)", "ended the process"),
     "patches_the_checker": (
         """
-        from lora_jax.exercises import low_rank, outcomes, registry, submissions
+        from lora_jax.exercises import low_rank, outcomes, registry
+        from lora_jax.exercises.grading import submissions
         outcomes.verdict = submissions.verdict = lambda *_: outcomes.Outcome("correct")
         low_rank.is_close = low_rank.np.allclose = lambda *_: True
         low_rank.judge_product.__code__ = (lambda *_: None).__code__
@@ -181,7 +183,7 @@ def test_with_namespaces_nothing_outside_can_be_reached(tmp_path, monkeypatch):
 
 def test_too_much_of_it_is_not_waited_for(tmp_path, monkeypatch):
     """A submission that never ends anywhere is stopped a few times, and then not asked any more."""
-    monkeypatch.setattr("lora_jax.exercises.submissions.RESTARTS", 2)
+    monkeypatch.setattr("lora_jax.exercises.grading.submissions.RESTARTS", 2)
     code = "\n".join(f"def {name}(*_):\n    while True: pass" for name in SOLUTIONS)
     rows, _ = marked(hand_in(tmp_path / "in", {"never": code}), tmp_path, monkeypatch, seconds=1)
     assert [remark.split(": ")[1].split()[0] for remark in rows["never"]["remarks"]] == ["it"] * 2 + ["not"] * 3

@@ -9,13 +9,13 @@ import pytest
 from answers import is_told, written
 from close import close, forward_pass, rounding
 
-from lora_jax import pretraining as small
 from lora_jax.adapters.base import count
 from lora_jax.exercises import pretraining
 from lora_jax.exercises.outcomes import CORRECT, outcome
 from lora_jax.exercises.pretraining import EXERCISES
 from lora_jax.exercises.registry import find
 from lora_jax.transformer import Config, forward, init, loss, target_mask
+from lora_jax.tuning import pretraining as small
 
 
 def counted(*, attention=lambda D, H, K, C: 2 * D * H * C + 2 * D * K * C, gates=3, norms=2, last=1, embedding=1,

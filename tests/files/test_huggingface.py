@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from lora_jax.errors import InputError
 from lora_jax.files.huggingface import load, load_tokenizer, save
+from lora_jax.files.tokenizer import Tokenizer, byte_level
 from lora_jax.rope import RopeScaling
-from lora_jax.tokenizer import Tokenizer, byte_level
 from lora_jax.transformer import Config, forward, init
 from lora_jax.weights import Biased
 

@@ -7,7 +7,7 @@ import pytest
 from lora_jax.errors import InputError
 from lora_jax.memory.ledger import Ledger, ledger, row_of, size
 from lora_jax.memory.setup import Setup
-from lora_jax.pretraining import SMALL
+from lora_jax.tuning.pretraining import SMALL
 
 
 def test_rows_stand_in_one_order_and_add_up():

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from lora_jax import corpora
-from lora_jax.corpora import read_lines, split_verse, verse_passages
 from lora_jax.errors import InputError
+from lora_jax.text import corpora
+from lora_jax.text.corpora import read_lines, split_verse, verse_passages
 
 
 def lines(text):

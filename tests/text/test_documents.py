@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lora_jax.documents import Document, read_documents
 from lora_jax.errors import InputError
+from lora_jax.text.documents import Document, read_documents
 
 
 def test_documents_of_each_kind_are_read(tmp_path):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from close import close, rounding
 
-from lora_jax import ngrams, text
 from lora_jax.errors import InputError
+from lora_jax.text import ngrams, packing
 
 
 def packed(*documents, length=6):
-    return text.pack([(np.array(ids, np.int32), np.ones(len(ids), np.int32)) for ids in documents], length)
+    return packing.pack([(np.array(ids, np.int32), np.ones(len(ids), np.int32)) for ids in documents], length)
 
 
 def test_grams_are_what_a_transformer_is_asked_for():

@@ -6,8 +6,9 @@ import re
 import pytest
 import tiny
 
-from lora_jax import cli, stories, story_writer
+from lora_jax.commands import cli
 from lora_jax.errors import InputError
+from lora_jax.text import stories, story_writer
 
 PLAIN = (
     "Mina was a little fox who lived by the sea. One day she lost her red hat. She looked under the boat and behind "

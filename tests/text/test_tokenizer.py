@@ -8,7 +8,7 @@ import json
 import pytest
 
 from lora_jax.errors import InputError
-from lora_jax.tokenizer import SPLITS, Tokenizer, byte_level
+from lora_jax.files.tokenizer import SPLITS, Tokenizer, byte_level
 
 MESSAGES = [{"role": "user", "content": "hi <&>"}, {"role": "assistant", "content": "ho"}]
 TEMPLATE = """{% for m in messages %}

@@ -17,7 +17,7 @@ import optax
 
 from lora_jax.adapters import lora
 from lora_jax.adapters.base import attach
-from lora_jax.loop import fit
+from lora_jax.tuning.loop import fit
 
 STEPS = 8
 

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from lora_jax import optimizers
 from lora_jax.errors import InputError
+from lora_jax.tuning import optimizers
 
 
 def follow(optimizer, params, gradients):

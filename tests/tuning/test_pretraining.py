@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 from close import close, forward_pass, rounding
 
-from lora_jax import cli, count, datasets, load_model, load_tokenizer, loop, models, ngrams, pretraining
-from lora_jax import stories as telling
-from lora_jax.text import Batches
+from lora_jax import count, load_model, load_tokenizer
+from lora_jax.commands import cli
+from lora_jax.files import models
+from lora_jax.text import datasets, ngrams
+from lora_jax.text import stories as telling
+from lora_jax.text.packing import Batches
 from lora_jax.training import evaluate, make_step
-from lora_jax.tuning import make_job
+from lora_jax.tuning import loop, pretraining
+from lora_jax.tuning.jobs import make_job
 
 RECORD = Path(__file__).resolve().parents[2] / "figures" / "data" / "small_model.json"
 LOSS = rounding(forward_pass(pretraining.SMALL, 32))

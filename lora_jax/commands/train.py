@@ -1,10 +1,9 @@
-"""Training, writing and merging, as commands. `say` prints for a person; what is returned is JSON."""
+"""The commands `train` and `pretrain`. `say` prints for a person; what is returned is JSON."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lora_jax import datasets, generation, models, pretraining, story_writer, text, transformer, tuning
-from lora_jax import demo as demonstration
 from lora_jax import quantize as quantization
-from lora_jax import stories as telling
+from lora_jax import transformer
 from lora_jax.adapters import base, placement
 from lora_jax.errors import InputError
-from lora_jax.files import atomic, huggingface, peft
-from lora_jax.loop import State
+from lora_jax.files import atomic, huggingface, models, peft
+from lora_jax.text import datasets, packing
 from lora_jax.training import evaluate
+from lora_jax.tuning import jobs, pretraining
+from lora_jax.tuning.loop import State
 
 Say = Callable[[str], None]
-
-
-def demo(*, say: Say, out: Path, steps: int, seed: int) -> dict[str, Any]:
-    """The project's main job (see `demo.py`)."""
-    return demonstration.run(out, steps=steps, seed=seed, say=say)
 
 
 def train(
@@ -50,11 +44,11 @@ def train(
     **settings: Any,
 ) -> dict[str, Any]:
     """Train, and write `out`: `adapter/` or `model/`, `run.json`, and the checkpoint that a stopped run resumes."""
-    rate = tuning.learning_rate(method) if settings["lr"] is None else settings["lr"]
+    rate = jobs.learning_rate(method) if settings["lr"] is None else settings["lr"]
     _check(rate, settings)
     options = {"rank": rank, "alpha": alpha, "targets": targets, "dropout": dropout}
     options = {name: value for name, value in options.items() if value is not None}
-    tuning.check(method, options, quantize)
+    jobs.check(method, options, quantize)
     read = {name: datasets.read(name) for name in (data, *watch)}  # first, so that bad data is refused at once
     config, params = models.load_model(model, jnp.dtype(dtype))
     params = quantization.quantize_layers(params, quantize) if quantize else params
@@ -62,7 +56,7 @@ def train(
     sequences = settings["steps"] * settings["batch_size"]
     learned, kept = datasets.load(read[data], tokenizer, length, sequences=sequences, held_out=held_out, seed=seed)
     watched = {name: datasets.load(read[name], tokenizer, length, held_out=held_out, seed=seed)[1] for name in watch}
-    job = tuning.make_job(method, config, params, key=jax.random.key(seed), remat=remat, options=options)
+    job = jobs.make_job(method, config, params, key=jax.random.key(seed), remat=remat, options=options)
     if job.frozen is not None:  # before an hour is spent on what could not be saved
         peft.refuse_tied(params, placement.unstack(params, job.trainable, job.frozen[1]))
     held = f"{base.num_bytes(params) / 1e6:,.0f} MB{f' in {quantize}' if quantize else ''}"
@@ -86,7 +80,7 @@ def pretrain(*, say: Say, data: str, length: int, seed: int, dtype: str, lr: flo
     config, tokenizer = pretraining.SMALL, models.load_tokenizer(pretraining.NAME)
     sequences = settings["steps"] * settings["batch_size"]
     learned, kept = datasets.load(found, tokenizer, length, sequences=sequences, held_out=0.1, seed=seed)
-    job = tuning.make_job("full", config, transformer.init(jax.random.key(seed), config, std=pretraining.STD), key=None)
+    job = jobs.make_job("full", config, transformer.init(jax.random.key(seed), config, std=pretraining.STD), key=None)
     say(f"a new model: {base.count(job.trainable):,} parameters, all of them random, on {_platform()}")
     about = {"model": "new", "method": "full"}
     state, table = _fit(say, job, data, learned, kept, {}, about, rate=lr, seed=seed, **settings)
@@ -98,11 +92,11 @@ def pretrain(*, say: Say, data: str, length: int, seed: int, dtype: str, lr: flo
 
 def _fit(
     say: Say,
-    job: tuning.Job,
+    job: jobs.Job,
     data: str,
-    learned: text.Packed,
-    kept: text.Packed,
-    watched: Mapping[str, text.Packed],
+    learned: packing.Packed,
+    kept: packing.Packed,
+    watched: Mapping[str, packing.Packed],
     about: dict[str, Any],
     *,
     out: Path,
@@ -127,14 +121,14 @@ def _fit(
     checkpoint = out / "checkpoint.safetensors"
     if checkpoint.exists():
         say(f"going on from {checkpoint}")
-    state = tuning.tune(
+    state = jobs.tune(
         job,
-        text.Batches(learned, batch_size, seed=seed),
+        packing.Batches(learned, batch_size, seed=seed),
         rate=rate,
         steps=steps,
         warmup=warmup,
         decay=decay,
-        held_out=text.Batches.in_order(kept, batch_size),
+        held_out=packing.Batches.in_order(kept, batch_size),
         evaluate_every=evaluate_every,
         accumulate=accumulate,
         clip_norm=clip_norm,
@@ -145,7 +139,7 @@ def _fit(
     )
     seen = {}
     for name, packed in watched.items():
-        batches = text.Batches.in_order(packed, batch_size)
+        batches = packing.Batches.in_order(packed, batch_size)
         seen[name] = [evaluate(job.loss, tree, job.frozen, batches) for tree in (job.trainable, state.trainable)]
         say("loss on held-out {}: {:.3f} -> {:.3f} nats a token".format(name, *seen[name]))
     return state, {"about": about, "losses": state.losses, "evaluations": state.evaluations, "watched": seen}
@@ -159,47 +153,6 @@ def _end(say: Say, table: dict[str, Any], result: Path, given: str) -> dict[str,
     say(f"held-out loss: {first:.3f} -> {last:.3f} nats a token in {len(table['losses'])} steps; written to {result}")
     say(f'try it: python -m lora_jax generate {given} "your prompt"')
     return table
-
-
-def stories(*, say: Say, seed: int, batches: int, first: int, add: list[Path], out: Path) -> dict[str, Any]:
-    """Have SmolLM2 write stories, sift them together with those of other files, and write them to `out`."""
-    found = [story for path in add for story in telling.records(path)]
-    began = time.monotonic()
-    for number, written in enumerate(story_writer.write(seed, range(first, first + batches)), 1):
-        found += written
-        kept, dropped = telling.sift(found)
-        telling.save(out, kept)
-        say(f"batch {number} of {batches}: {len(kept)} stories kept; {time.monotonic() - began:.0f} s")
-    say(f"{len(kept)} of {len(found)} stories in {out}; dropped: {dict(dropped)}")
-    return {"out": str(out), "kept": len(kept), "dropped": dict(dropped)}
-
-
-def generate(
-    *, say: Say, prompt: list[str], model: str, adapter: Path | None, chat: bool, seed: int, **options: Any
-) -> dict[str, Any]:
-    """Print what a model, with an adapter or without, writes after each prompt."""
-    config, params = models.load_model(model)
-    tokenizer = models.load_tokenizer(model)
-    if adapter is not None:
-        params = base.attach(params, *peft.load_adapter(adapter, base=params))
-    asked = prompt
-    if chat:
-        talks = [[{"role": "user", "content": text}] for text in prompt]
-        asked = [tokenizer.apply_chat_template(talk, add_generation_prompt=True) for talk in talks]
-    texts = generation.generate(config, params, tokenizer, asked, key=jax.random.key(seed), **options)
-    for before, after in zip(prompt, texts, strict=True):
-        say(f"{before}\n{after.strip()}\n" if chat else f"{before}{after}\n")
-    return {"texts": [{"prompt": before, "text": after} for before, after in zip(prompt, texts, strict=True)]}
-
-
-def merge(*, say: Say, model: str, adapter: Path, out: Path) -> dict[str, Any]:
-    """Fold an adapter into its model and write the model directory `out`."""
-    config, params = models.load_model(model)
-    merged = base.merge(params, *peft.load_adapter(adapter, base=params))
-    huggingface.save(out, config, merged, models.load_tokenizer(model))
-    say(f"{model} with {adapter} folded in is a model of its own in {out} ({base.num_bytes(merged) / 1e6:,.0f} MB)")
-    say(f'open it with transformers, or: python -m lora_jax generate --model {out} "Once upon a time"')
-    return {"out": str(out), "bytes": base.num_bytes(merged)}
 
 
 def _check(rate: float, settings: Mapping[str, Any]) -> None:

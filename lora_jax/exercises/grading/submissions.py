@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.exercises import isolation, plain
+from lora_jax.exercises import plain
+from lora_jax.exercises.grading import isolation
 from lora_jax.exercises.outcomes import NOT_ATTEMPTED, Outcome, Reply, verdict
 from lora_jax.exercises.registry import Exercise
 
@@ -106,7 +107,7 @@ def _run(
     for number, file in enumerate(submission.files):
         if file.stat().st_size <= MAX_FILE:
             shutil.copyfile(file, folder / "submission" / f"{number:03d}_{file.name}")
-    command = [sys.executable, "-P", "-m", "lora_jax.exercises.runner", "questions.json"]
+    command = [sys.executable, "-P", "-m", "lora_jax.exercises.grading.runner", "questions.json"]
     process = isolation.start(command, folder, namespaces=namespaces)
     replies: list[list[Reply]] = []
     ready, deadline = False, time.monotonic() + START

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import jax, jax.numpy as jnp
-from lora_jax import compilation
+from lora_jax.files import compilation
 compilation.SECONDS = 0.0
 compilation.keep_compiled_programs()
 hits = []

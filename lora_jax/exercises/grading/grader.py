@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.exercises import isolation, registry
+from lora_jax.exercises import registry
+from lora_jax.exercises.grading import isolation
+from lora_jax.exercises.grading.submissions import Question, find, mark
 from lora_jax.exercises.outcomes import CORRECT, NOT_ATTEMPTED, NOT_YET, Outcome
-from lora_jax.exercises.submissions import Question, find, mark
 from lora_jax.files import atomic
 
 

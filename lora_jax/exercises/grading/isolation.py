@@ -43,7 +43,7 @@ def has_namespaces() -> bool:
 def start(command: Sequence[str], folder: Path, *, namespaces: bool) -> subprocess.Popen[bytes]:
     """Start `command` in `folder`, the only place that it may write to; its output goes nowhere."""
     inner = [sys.executable, "-P", str(Path(__file__)), str(folder), "yes" if namespaces else "no", *command]
-    package = Path(__file__).resolve().parents[2]
+    package = Path(__file__).resolve().parents[3]
     variables = {
         "PATH": os.environ.get("PATH", ""),
         "PYTHONPATH": str(package),  # the package may be a checkout that is not installed

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lora_jax import stories
-from lora_jax.corpora import poems, split_verse
-from lora_jax.documents import Document, read_documents
-from lora_jax.text import Packed, encode_document, pack, split
+from lora_jax.text import stories
+from lora_jax.text.corpora import poems, split_verse
+from lora_jax.text.documents import Document, read_documents
+from lora_jax.text.packing import Packed, encode_document, pack, split
 
 BUILT_IN = ("poems", "stories")
 

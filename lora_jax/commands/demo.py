@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 
-from lora_jax import datasets, generation, models, text, tuning
+from lora_jax import generation
 from lora_jax.adapters.base import attach, count, num_bytes
-from lora_jax.files import atomic, peft
+from lora_jax.files import atomic, models, peft
+from lora_jax.text import datasets, packing
+from lora_jax.tuning import jobs
 
 MODEL = "smollm2-135m"
 PROMPTS = (
@@ -23,17 +25,17 @@ PROMPTS = (
 LENGTH, BATCH, RANK, RATE, WARMUP = 128, 4, 16, 1.5e-3, 4
 
 
-def run(folder: str | Path, *, steps: int = 80, seed: int = 0, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Fine-tune SmolLM2 on verse with LoRA and write `folder`: the adapter, `demo.json` and `demo.png`."""
+def demo(*, out: str | Path, steps: int = 80, seed: int = 0, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Fine-tune SmolLM2 on verse with LoRA and write the folder `out`: the adapter, `demo.json` and `demo.png`."""
     from lora_jax import plots
 
-    folder = Path(folder)
+    folder = Path(out)
     began = time.perf_counter()
     config, params = models.load_model(MODEL)
     tokenizer = models.load_tokenizer(MODEL)
     train, held_out = datasets.verse(tokenizer, steps * BATCH, LENGTH, seed=seed)
     say(f"{MODEL}: {count(params):,} parameters, on {jax.devices()[0].platform}")
-    job = tuning.make_job("lora", config, params, key=jax.random.key(seed), options={"rank": RANK})
+    job = jobs.make_job("lora", config, params, key=jax.random.key(seed), options={"rank": RANK})
     frozen, constants = job.frozen
     say(f"LoRA, rank {RANK}, on every linear layer: {count(job.trainable):,} parameters train, the rest is frozen\n")
 
@@ -43,14 +45,14 @@ def run(folder: str | Path, *, steps: int = 80, seed: int = 0, say: Callable[[st
         )
 
     before = write(attach(frozen, job.trainable, constants))
-    state = tuning.tune(
+    state = jobs.tune(
         job,
-        text.Batches(train, BATCH, seed=seed),
+        packing.Batches(train, BATCH, seed=seed),
         rate=RATE,
         steps=steps,
         warmup=WARMUP,
         decay=True,
-        held_out=text.Batches.in_order(held_out, 8),
+        held_out=packing.Batches.in_order(held_out, 8),
         evaluate_every=-(-steps // 4),
     )
     after = write(attach(frozen, state.trainable, constants))
@@ -58,12 +60,12 @@ def run(folder: str | Path, *, steps: int = 80, seed: int = 0, say: Callable[[st
         say(f"\n--- {prompt}\n\nbefore: {prompt}{old}\n\nafter:  {prompt}{new}")
 
     (_, first), (_, last) = state.evaluations[0], state.evaluations[-1]
-    full = tuning.make_job("full", config, params, key=None)
+    full = jobs.make_job("full", config, params, key=None)
     table = {
         "losses": state.losses,
         "evaluations": state.evaluations,
         "held_out": len(held_out),
-        "bytes": {"full": tuning.static_bytes(full), "lora": tuning.static_bytes(job)},
+        "bytes": {"full": jobs.static_bytes(full), "lora": jobs.static_bytes(job)},
         "prompts": PROMPTS,
         "before": before,
         "after": after,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lora_jax.errors import InputError
-from lora_jax.text import Packed
+from lora_jax.text.packing import Packed
 from lora_jax.transformer import target_mask
 
 

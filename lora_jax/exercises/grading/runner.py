@@ -1,4 +1,4 @@
-"""The process that runs one submission: `python -m lora_jax.exercises.runner QUESTIONS`, in a folder of its own.
+"""The process that runs one submission: `python -m lora_jax.exercises.grading.runner QUESTIONS`, in its own folder.
 
 It answers one question after the other, each into a file of its own, so that a question which never ends costs no
 other; the grader starts it again behind that question. It knows the arguments, and not how answers are judged.
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from lora_jax.exercises import plain
-from lora_jax.exercises.extract import answer_of, statements
+from lora_jax.exercises.grading.extract import answer_of, statements
 from lora_jax.exercises.outcomes import Reply, ask, explain
 
 

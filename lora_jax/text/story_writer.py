@@ -16,13 +16,14 @@ from typing import Any
 
 import jax
 
-from lora_jax import generation, models
-from lora_jax.stories import Story
+from lora_jax import generation
+from lora_jax.files import models
+from lora_jax.text.stories import Story
 
 WRITER = "smollm2-135m"
 BATCH, NEW_TOKENS, TEMPERATURE, TOP_K = 96, 160, 0.75, 40
 
-OPENINGS = Path(__file__).parent / "data" / "openings.json"
+OPENINGS = Path(__file__).parents[1] / "data" / "openings.json"
 
 
 @cache

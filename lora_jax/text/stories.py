@@ -17,7 +17,7 @@ from typing import Any
 from lora_jax.errors import InputError
 from lora_jax.files import atomic
 
-STORIES = Path(__file__).parent / "data" / "stories.jsonl.gz"
+STORIES = Path(__file__).parents[1] / "data" / "stories.jsonl.gz"
 WORDS = (40, 160)  # in a story
 
 Story = dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lora_jax.tokenizer import Tokenizer, byte_level
+from lora_jax.files.tokenizer import Tokenizer, byte_level
 from lora_jax.transformer import Config
 
 NAME = "stories-2.8m"  # under which the package knows the model that came of it

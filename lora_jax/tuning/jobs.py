@@ -15,8 +15,8 @@ from lora_jax import transformer
 from lora_jax.adapters import METHODS
 from lora_jax.adapters.base import Tree, attach, num_bytes
 from lora_jax.errors import InputError
-from lora_jax.loop import State, fit
 from lora_jax.transformer import Batch, Config, Loss, Params
+from lora_jax.tuning.loop import State, fit
 
 # Adapters want a learning rate about ten times that of full fine-tuning (arXiv 2405.09673).
 LEARNING_RATES = {"full": 1e-4}

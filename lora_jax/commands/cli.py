@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
     try:
-        from lora_jax import compilation  # here, so that --help does not wait for JAX
+        from lora_jax.files import compilation  # here, so that --help does not wait for JAX
 
         compilation.keep_compiled_programs()
         found = getattr(importlib.import_module(home), name)(say=say, **arguments)
@@ -50,12 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, example: str, home: str = "lora_jax.commands.models") -> argparse.ArgumentParser:
+    def add(name: str, text: str, example: str, home: str = "") -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=f"example: python -m lora_jax {name} {example}",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )  # fmt: skip
-        sub.set_defaults(command=name, home=home)
+        sub.set_defaults(command=name, home=home or f"lora_jax.commands.{name}")
         sub.add_argument("--json", action="store_true", help="print the result as JSON, and all else on standard error")
         return sub
 
@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="another seed is another run")
 
     data = "a text file, a .jsonl file (text; prompt and completion; messages), a folder of these, or: poems, stories"
-    sub = add("pretrain", "train the small model from scratch, on stories", "--out runs/stories")
+    sub = add(
+        "pretrain", "train the small model from scratch, on stories", "--out runs/stories", "lora_jax.commands.train"
+    )
     sub.add_argument("--data", default="stories", help=data)
     schedule(sub, steps=500, batch_size=4, length=256, warmup=30)
     sub.add_argument("--lr", type=float, default=3e-3, help="learning rate")
@@ -149,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="folder for the merged model")
 
     sub = add("plan", "estimate what a training step needs: which cards it fits on, and what it costs",
-              "llama3.1-8b --method lora --length 2048 --remat --for h100", "lora_jax.commands.plan")  # fmt: skip
+              "llama3.1-8b --method lora --length 2048 --remat --for h100")  # fmt: skip
     sub.add_argument("model", help="a built-in name (a wrong one lists them all), or a Hugging Face config.json")
     method(sub, rank=16)
     sub.add_argument("--freeze-a", action="store_true", help="train B alone (LoRA-FA)")
@@ -184,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="the record (figures/data/memory_DEVICE.json if not given)")
 
     sub = add("grade", "mark a class's notebooks, each in a process of its own", "submissions --csv marks.csv",
-              "lora_jax.exercises.grader")  # fmt: skip
+              "lora_jax.exercises.grading.grader")  # fmt: skip
     sub.add_argument("folder", type=Path, help="a folder with a folder or a file (.ipynb, .py) for each submission")
     sub.add_argument("--csv", type=Path, help="write the marks there, a row for each submission")
     sub.add_argument("--notebooks", type=int, nargs="+", metavar="N", help="mark the exercises of these alone: 3")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from lora_jax.documents import Document
 from lora_jax.errors import InputError
+from lora_jax.text.documents import Document
 
 # Ids (n,) and mask (n,), which is 1 where a token is learned. The n of one document binds no other's, hence "_".
 Encoded = tuple[Int32[np.ndarray, " _"], Int32[np.ndarray, " _"]]

@@ -12,7 +12,7 @@ from lora_jax.files import assets, gguf, huggingface
 from lora_jax.transformer import Config, Params
 
 FETCHED = {"smollm2-135m": assets.SMOLLM2}
-BESIDE = {"stories-2.8m": Path(__file__).parent / "data" / "stories-2.8m"}  # part of the package (`pretraining.py`)
+BESIDE = {"stories-2.8m": Path(__file__).parents[1] / "data" / "stories-2.8m"}  # part of the package (`pretraining.py`)
 BUILT_IN = (*FETCHED, *BESIDE)
 
 
