@@ -3,7 +3,7 @@
 The public face; a thing has one home, and only this file hands names on. Importing it does no work.
 """
 
-from lora_jax.adapters import METHODS, lora
+from lora_jax.adapters import METHODS, Method
 from lora_jax.adapters.base import Adapted, Adapter, attach, count, merge, num_bytes
 from lora_jax.errors import InputError
 from lora_jax.files.compilation import keep_compiled_programs
@@ -25,6 +25,7 @@ __all__ = [
     "Cache",
     "Config",
     "InputError",
+    "Method",
     "NonFiniteLoss",
     "RopeScaling",
     "State",
@@ -41,7 +42,6 @@ __all__ = [
     "load_adapter",
     "load_model",
     "load_tokenizer",
-    "lora",
     "loss",
     "make_step",
     "merge",
@@ -49,3 +49,14 @@ __all__ = [
     "save_adapter",
     "untie",
 ]
+
+
+def __getattr__(name: str) -> Method:
+    """Each method by its name: `lora_jax.lora.init(key, params, rank=8)`."""
+    if name in METHODS:
+        return METHODS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *METHODS])

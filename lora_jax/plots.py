@@ -8,9 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lora_jax.adapters import DEFAULT, METHODS
+
 # By the words of the command `train`: a method, and what its base is quantized to.
-COLOURS = {"full": "#D55E00", "lora": "#0072B2", "lora nf4": "#009E73"}
-TITLES = {"full": "full fine-tuning", "lora": "LoRA", "lora nf4": "QLoRA"}
+QUANTIZED = f"{DEFAULT} nf4"
+COLOURS = {"full": "#D55E00", DEFAULT: "#0072B2", QUANTIZED: "#009E73"}
+TITLES = {"full": "full fine-tuning", DEFAULT: METHODS[DEFAULT].title, QUANTIZED: "QLoRA"}
 PARTS = {"weights": 1.0, "adapters": 0.8, "gradients": 0.55, "optimizer state": 0.3}  # how strongly each is coloured
 
 
@@ -28,9 +31,9 @@ def demo(table: dict[str, Any], path: str | Path) -> None:
 def loss_curve(axes: Any, table: dict[str, Any]) -> None:
     """`losses`, one a step, and `evaluations`, pairs of (step, held-out loss), in nats a token."""
     losses, evaluations = table["losses"], table["evaluations"]
-    axes.plot(range(1, len(losses) + 1), losses, color=COLOURS["lora"], alpha=0.35, lw=1, label="training batch")
+    axes.plot(range(1, len(losses) + 1), losses, color=COLOURS[DEFAULT], alpha=0.35, lw=1, label="training batch")
     axes.plot(
-        *zip(*evaluations, strict=True), "o-", color=COLOURS["lora"], label=f"held out, {table['held_out']} sequences"
+        *zip(*evaluations, strict=True), "o-", color=COLOURS[DEFAULT], label=f"held out, {table['held_out']} sequences"
     )
     for step, value in evaluations:
         axes.annotate(f"{value:.2f}", (step, value), textcoords="offset points", xytext=(4, 8))
@@ -76,7 +79,7 @@ def small_model(table: dict[str, Any], path: str | Path) -> None:
     left.set(xlabel="step", ylabel="loss (nats a token)", title="Stories, from random weights", ylim=(2.2, 6.5))
     left.legend(facecolor="white", framealpha=1, edgecolor="none", loc="upper right")
     ends = {name: [table["runs"][name]["evaluations"][-1][1], table["runs"][name]["watched"]["stories"][1]]
-            for name in ("full", "lora")}  # fmt: skip
+            for name in ("full", DEFAULT)}  # fmt: skip
     before = [table["runs"]["full"]["evaluations"][0][1], table["runs"]["full"]["watched"]["stories"][0]]
     bars = {"before": (before, grey), **{TITLES[name]: (values, COLOURS[name]) for name, values in ends.items()}}
     for i, (name, (values, colour)) in enumerate(bars.items()):
@@ -103,12 +106,12 @@ def growth(table: dict[str, Any], path: str | Path) -> None:
         sizes = np.array([int(n) for n in table["seconds"][name]])
         times = np.array(list(table["seconds"][name].values()))  # (sizes, rounds)
         middle = np.median(times, axis=1)
-        axes.errorbar(sizes, middle, [middle - times.min(1), times.max(1) - middle], fmt="o", color=COLOURS["lora"])
-        linear(axes, sizes, middle, COLOURS["lora"], one[name])
+        axes.errorbar(sizes, middle, [middle - times.min(1), times.max(1) - middle], fmt="o", color=COLOURS[DEFAULT])
+        linear(axes, sizes, middle, COLOURS[DEFAULT], one[name])
         axes.set(
             xlabel=f"{name}, {fixed[name]}", ylabel="seconds a step", title=f"Time, {table['length']} tokens a sequence"
         )
-    for name, colour in (("scores", "#CC79A7"), ("blocks", COLOURS["lora"])):
+    for name, colour in (("scores", "#CC79A7"), ("blocks", COLOURS[DEFAULT])):
         lengths = np.array([int(n) for n in table["planned_bytes"][name]])
         gigabytes = np.array(list(table["planned_bytes"][name].values())) / 1e9
         panels[2].plot(lengths, gigabytes, "o-" if name == "scores" else "o", color=colour, label=f"attention: {name}")

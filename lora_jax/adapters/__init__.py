@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 from lora_jax.adapters import lora
+from lora_jax.adapters.method import Method
 
-
-@dataclass(frozen=True)
-class Method:
-    """What the rest of the package may know of a method: `init(key, params, **options) -> (adapters, constants)`."""
-
-    init: Callable[..., tuple[Any, Any]]
-    adapter: type
-    title: str
-
-
-METHODS = {"lora": Method(lora.init, lora.LoRA, "LoRA: a low-rank change beside each frozen matrix")}
+METHODS: dict[str, Method] = {"lora": lora.METHOD}
+DEFAULT = next(iter(METHODS))  # where a command or a setup names none

@@ -6,9 +6,11 @@ Letters: R rank, D the model's width; A is (in, R), B is (R, out), and s, the sc
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,9 +21,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.adapters import placement
-from lora_jax.adapters.base import Adapter, Tree, partition
+from lora_jax.adapters.base import Adapted, Adapter, Tree, partition
+from lora_jax.adapters.method import Method, Option, PeftFormat
 from lora_jax.errors import InputError
-from lora_jax.weights import Biased, dense, matmul_f32, product_f32, pytree, split_bias
+from lora_jax.weights import dense, matmul_f32, product_f32, pytree
 
 
 @pytree
@@ -44,12 +47,10 @@ class LoRA(Adapter):
         return (rows + self.scaling * (self.a[ids] @ self.b)).astype(rows.dtype)
 
     def merge(self, w: Any) -> Any:
-        matrix, bias = split_bias(w)
         scaling = self.scaling[..., None, None]
-        merged = (dense(matrix, jnp.float32) + scaling * (self.a @ self.b)).astype(w.dtype)  # (..., in, out)
-        return merged if bias is None else Biased(merged, bias)
+        return (dense(w, jnp.float32) + scaling * (self.a @ self.b)).astype(w.dtype)  # (..., in, out)
 
-    def neutral(self, w: Any) -> LoRA:
+    def identity(self, w: Any) -> LoRA:
         return jax.tree.map(lambda leaf: jnp.zeros((w.shape[0], *leaf.shape[1:]), leaf.dtype), self)
 
     def randomize(self, key: PRNGKeyArray) -> LoRA:
@@ -64,9 +65,8 @@ class LoRA(Adapter):
                 f"{name}: the adapter is for a {found} matrix and the base's is {shape[-2:]}: another base?"
             )
 
-    @property
-    def T(self) -> LoRA:
-        return dataclasses.replace(self, a=self.b.mT, b=self.a.mT)
+    def transposed(self, w: Any) -> Adapted:
+        return Adapted(w.T, dataclasses.replace(self, a=self.b.mT, b=self.a.mT))
 
     def _drop(self, x: Array) -> Array:
         if self.key is None:
@@ -132,3 +132,109 @@ def init(
 
     trains = {"b"} if freeze_a else {"a", "b"}
     return partition(placement.build(params, ranks, make), lambda field: field in trains)
+
+
+# Its files: https://huggingface.co/docs/peft, LoRA. PEFT's matrices are (out, in): its `lora_A` is A transposed.
+
+
+def _keys(path: str) -> tuple[str, str]:
+    if path.endswith("embed_tokens"):
+        return "lora_embedding_A", "lora_embedding_B"
+    return "lora_A.weight", "lora_B.weight"
+
+
+def tensors(path: str, adapter: Any) -> dict[str, Any]:
+    """PEFT's `lora_A` (R, in) and `lora_B` (out, R)."""
+    return dict(zip(_keys(path), (np.asarray(adapter.a).T, np.asarray(adapter.b).T), strict=True))
+
+
+def settings(named: Mapping[str, Any], targets: list[str]) -> dict[str, Any]:
+    """Rank, alpha and dropout; where they differ by module, the most common ones and what departs from them."""
+    ranks = {path: adapter.a.shape[-1] for path, adapter in named.items()}
+    alphas = {path: _alpha(adapter) for path, adapter in named.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    dropouts = {float(str(np.float32(adapter.dropout))) for adapter in named.values() if adapter.dropout is not None}
+    return {
+        "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "lora_alpha": alpha,
+        "lora_dropout": max(dropouts, default=0.0),
+        "modules_to_save": None,
+        "r": rank,
+        "rank_pattern": {path: value for path, value in ranks.items() if value != rank},
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _alpha(adapter: Any) -> float:
+    """The alpha that gives this scaling again, bit for bit; a whole number where one does."""
+    s, rank = float(adapter.scaling), adapter.a.shape[-1]
+    whole = round(s * rank)
+    return whole if np.float32(scaling(whole, rank)) == np.float32(s) else s * rank
+
+
+def from_peft(path: str, tensors: dict[str, Any], settings: Mapping[str, Any]) -> LoRA:
+    """The adapter of one module; the factors become float32."""
+    if missing := [key for key in _keys(path) if key not in tensors]:
+        raise InputError(f"the tensor {path}.{missing[0]} is missing; {path} needs both factors")
+    a, b = (jnp.asarray(tensors.pop(key), jnp.float32).T for key in _keys(path))
+    rank = lookup(settings["rank_pattern"], path, settings["r"])
+    if rank < 1 or a.shape[1:] != (rank,) or b.shape[:-1] != (rank,):
+        raise InputError(f"{path} has factors {a.shape} and {b.shape}, and its configuration says rank {rank}")
+    s = scaling(lookup(settings["alpha_pattern"], path, settings["lora_alpha"]), rank, settings["use_rslora"])
+    dropout = jnp.float32(settings["lora_dropout"]) if settings["lora_dropout"] else None
+    return LoRA(a, b, jnp.float32(s), dropout)
+
+
+PEFT = PeftFormat(
+    marks={"peft_type": "LORA"},
+    tensors=tensors,
+    settings=settings,
+    adapter=from_peft,
+    trains=frozenset({"a", "b"}),
+    fields={
+        "r": (8, int),
+        "lora_alpha": (8, int | float),
+        "lora_dropout": (0.0, int | float),
+        "use_rslora": (False, bool),
+        "rank_pattern": ({}, dict),
+        "alpha_pattern": ({}, dict),
+    },
+    plain={"bias": ("none",), "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva")},
+    refused=(
+        "use_dora",
+        "fan_in_fan_out",
+        "lora_bias",
+        "layer_replication",
+        "alora_invocation_tokens",
+        "target_parameters",
+        "trainable_token_indices",
+        "use_qalora",
+        "use_bdlora",
+        "arrow_config",
+        "kasa_config",
+    ),
+)
+
+METHOD = Method(
+    title="LoRA",
+    paper="Hu et al. 2021, arXiv 2106.09685",
+    change="x @ W + s * (x @ A) @ B",
+    init=init,
+    adapter=LoRA,
+    options={
+        "rank": Option("rank of the adapters", int, (5, 3)),
+        "alpha": Option("scale of the adapters, divided by the rank (twice the rank where not given)", float, (3.0,)),
+        "targets": placement.TARGETS,
+        "dropout": Option("share of the adapters' inputs dropped in training", float, (0.0, 0.25)),
+        "rank_pattern": Option('ranks by name, as JSON: {"q_proj": 4}', json.loads, ({r"layers\.0\..*": 2},)),
+        "alpha_pattern": Option('alphas by name, as JSON: {"q_proj": 4}', json.loads, ({"v_proj": 9.0},)),
+        "rank_stabilized": Option("divide alpha by the root of the rank (rsLoRA)", None, (True,)),
+        "freeze_a": Option("train B alone (LoRA-FA)", None, (False, False, True)),
+    },
+    rate=1e-3,  # about ten times that of full fine-tuning (arXiv 2405.09673)
+    peft=PEFT,
+)

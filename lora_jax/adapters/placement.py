@@ -15,54 +15,65 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lora_jax.adapters.base import ByLayer, Tree, combine
+from lora_jax.adapters.base import ByLayer, Tree, combine, is_adapter
+from lora_jax.adapters.method import Option
 from lora_jax.errors import InputError
 
+NO_WEIGHTS = ("prompt", "past")  # what `params` may hold beside the weights
 SHORTHANDS = {"all-linear": "layers.", "attention": ".self_attn.", "mlp": ".mlp."}
 
 
-def _stacks(params: Tree) -> Iterator[tuple[tuple[Any, ...], Any, int | None]]:
-    """Each matrix in `params` as (path, weight, number of its first layer); None where it is not stacked."""
+def read_targets(text: str) -> str | list[str]:
+    """Targets from the command line: plain names with commas between, else a shorthand or a regular expression."""
+    names = text.split(",")
+    plain = all(name.replace("_", "").isalnum() for name in names)
+    return names if plain and text not in SHORTHANDS else text
 
-    def walk(node: Any, path: tuple[Any, ...], first: int | None) -> Iterator[Any]:
+
+TARGETS = Option(
+    "all-linear, attention, mlp, names with commas between, or a regular expression",
+    read=read_targets,
+    examples=(r"layers\.(0|2)\.(self_attn\.(q|v)|mlp\.down)_proj", ["lm_head", "k_proj"], "attention", "mlp"),
+)
+
+
+def _stacks(params: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each matrix in `params` as (path, weight); a weight of the layers is stacked over them."""
+
+    def walk(node: Any, path: tuple[str, ...]) -> Iterator[Any]:
         if isinstance(node, Mapping):
             for name, child in node.items():
-                yield from walk(child, (*path, name), first)
-        elif len(node.shape) == (2 if first is None else 3):
-            yield path, node, first
+                yield from walk(child, (*path, name))
+        elif len(node.shape) == (3 if path[0] == "layers" else 2):
+            yield path, node
 
-    yield from walk({k: v for k, v in params.items() if k != "layers"}, (), None)
-    runs, first = params["layers"], 0
-    for i, run in enumerate(runs if isinstance(runs, tuple) else (runs,)):
-        yield from walk(run, ("layers", i) if isinstance(runs, tuple) else ("layers",), first)
-        first += jax.tree.leaves(run)[0].shape[0]
+    yield from walk({name: node for name, node in params.items() if name not in ("layers", *NO_WEIGHTS)}, ())
+    yield from walk(params["layers"], ("layers",))
 
 
-def _each(params: Tree) -> Iterator[tuple[str, Any, int | None]]:
-    """Each matrix by its name, with the weight that it is a layer of and which one; None where it is not stacked."""
-    for path, w, first in _stacks(params):
-        if first is None:
-            yield ".".join(path), w, None
-        else:
-            yield from ((_name(path, first + i), w, i) for i in range(w.shape[0]))
+def _names(path: tuple[str, ...], w: Any) -> list[str]:
+    """The names of the matrices that stand at a path: one a layer where they are stacked."""
+    if path[0] != "layers":
+        return [".".join(path)]
+    return [".".join(("layers", str(layer), *path[1:])) for layer in range(w.shape[0])]
 
 
 def matrices(params: Tree) -> dict[str, Callable[[], Any]]:
     """Every matrix by its name; the value, when called, is that layer's weight of (in, out)."""
-    return {name: partial(_layer, w, i) for name, w, i in _each(params)}
-
-
-def shapes(params: Tree) -> dict[str, tuple[int, int]]:
-    """The (in, out) of every matrix by its name."""
-    return {name: tuple(w.shape[-2:]) for name, w, _ in _each(params)}
+    return {
+        name: partial(_layer, w, i if path[0] == "layers" else None)
+        for path, w in _stacks(params)
+        for i, name in enumerate(_names(path, w))
+    }
 
 
 def _layer(w: Any, i: int | None) -> Any:
     return w if i is None else jax.tree.map(lambda leaf: leaf[i], w)
 
 
-def _name(path: tuple[Any, ...], layer: int) -> str:
-    return ".".join(["layers", str(layer), *(part for part in path[1:] if isinstance(part, str))])
+def shapes(params: Tree) -> dict[str, tuple[int, int]]:
+    """The (in, out) of every matrix by its name."""
+    return {name: tuple(w.shape[-2:]) for path, w in _stacks(params) for name in _names(path, w)}
 
 
 def _is_called(target: str, name: str) -> bool:
@@ -102,9 +113,9 @@ def build(params: Tree, kinds: Mapping[str, Hashable], make: Callable[[list[str]
     `make(names)` gives those of some layers of one matrix at once, every leaf with these layers in front: of all that
     are of one kind, which is whatever decides their shapes.
     """
-    tree: Tree = {"layers": tuple({} for _ in params["layers"])} if isinstance(params.get("layers"), tuple) else {}
-    for path, w, first in _stacks(params):
-        names = [".".join(path)] if first is None else [_name(path, first + i) for i in range(w.shape[0])]
+    tree: Tree = {}
+    for path, w in _stacks(params):
+        names = _names(path, w)
         groups: dict[Hashable, list[int]] = {}
         for i, name in enumerate(names):
             if name in kinds:
@@ -113,19 +124,19 @@ def build(params: Tree, kinds: Mapping[str, Hashable], make: Callable[[list[str]
             continue
         parts = tuple(make([names[i] for i in at]) for at in groups.values())
         node: Any = ByLayer(parts, tuple(map(tuple, groups.values())))
-        if first is None:
+        if path[0] != "layers":
             node = jax.tree.map(lambda leaf: leaf[0], parts[0])
         elif [*groups.values()] == [[*range(len(names))]]:
             node = parts[0]
         parent = tree
         for part in path[:-1]:
-            parent = parent[part] if isinstance(part, int) else parent.setdefault(part, {})
+            parent = parent.setdefault(part, {})
         parent[path[-1]] = node
     return tree
 
 
 def stack(params: Tree, named: Mapping[str, Any]) -> Tree:
-    """One adapter a name, as such a tree."""
+    """One adapter a name, as such a tree; what stands at no matrix keeps its name."""
 
     def kind(adapter: Any) -> Hashable:
         leaves, structure = jax.tree.flatten(adapter)
@@ -134,23 +145,26 @@ def stack(params: Tree, named: Mapping[str, Any]) -> Tree:
     def make(names: list[str]) -> Any:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(named[name] for name in names))
 
-    return build(params, {name: kind(adapter) for name, adapter in named.items()}, make)
+    added = {name: adapter for name, adapter in named.items() if adapter.adds}
+    return build(params, {name: kind(adapter) for name, adapter in named.items() if name not in added}, make) | added
 
 
 def unstack(params: Tree, adapters: Tree, constants: Tree) -> dict[str, Any]:
     """One whole adapter a name: the inverse of `stack`, for files."""
-    whole, named = combine(adapters, constants), {}
-    for path, w, first in _stacks(params):
+    whole = combine(adapters, constants)
+    named = {name: node for name, node in whole.items() if is_adapter(node) and node.adds}
+    for path, w in _stacks(params):
         node = whole
         for part in path:
-            node = node[part] if isinstance(node, tuple) else node.get(part) if node else None
+            node = (node or {}).get(part)
         if node is None:
             continue
-        if first is None:
+        if path[0] != "layers":
             named[".".join(path)] = node
             continue
-        by_layer = node if isinstance(node, ByLayer) else ByLayer((node,), (tuple(range(w.shape[0])),))
+        names = _names(path, w)
+        by_layer = node if isinstance(node, ByLayer) else ByLayer((node,), (tuple(range(len(names))),))
         for part, layers in zip(by_layer.parts, by_layer.layers, strict=True):
             for row, i in enumerate(layers):
-                named[_name(path, first + i)] = jax.tree.map(lambda leaf, row=row: leaf[row], part)
+                named[names[i]] = jax.tree.map(lambda leaf, row=row: leaf[row], part)
     return named

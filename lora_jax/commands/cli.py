@@ -11,10 +11,17 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from lora_jax.adapters import DEFAULT, METHODS
 from lora_jax.errors import InputError
+from lora_jax.files import compilation
+from lora_jax.memory.setup import RANK
+from lora_jax.tuning.jobs import FULL_RATE
+
+OPTIONS = {name: option for row in METHODS.values() for name, option in row.options.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,13 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = vars(_parser().parse_args(argv))
     home, name = arguments.pop("home"), arguments.pop("command")
     as_json = arguments.pop("json", False)
+    if "options" in arguments:
+        arguments["options"] = {option: arguments.pop(option) for option in OPTIONS if option in arguments}
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
     try:
-        from lora_jax.files import compilation  # here, so that --help does not wait for JAX
-
         compilation.keep_compiled_programs()
         found = getattr(importlib.import_module(home), name)(say=say, **arguments)
     except InputError as error:
@@ -63,14 +70,16 @@ def _parser() -> argparse.ArgumentParser:
         text = "smollm2-135m (fetched once), a .gguf file, a Hugging Face model directory, or a hub id"
         sub.add_argument("--model", default="smollm2-135m", help=text)
 
-    def method(sub: argparse.ArgumentParser, rank: int) -> None:
-        sub.add_argument("--method", default="lora", help="full, or an adapter method: lora")
-        sub.add_argument("--rank", type=int, help=f"rank of the adapters ({rank} where not given)")
-        sub.add_argument(
-            "--targets",
-            type=_targets,
-            help="all-linear, attention, mlp, names with commas between, or a regular expression",
-        )
+    def method(sub: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
+        sub.set_defaults(options={})
+        sub.add_argument("--method", default=DEFAULT, help=f"full, or an adapter method: {', '.join(METHODS)}")
+        for name, option in OPTIONS.items():
+            has = [method for method, row in METHODS.items() if name in row.options]
+            default = defaults.get(name, METHODS[has[0]].default(name))
+            said = f"{option.help}; of {', '.join(has)}"
+            said += f" (default: {default})" if option.read and default is not None else ""
+            how: dict[str, Any] = {"type": option.read} if option.read else {"action": "store_true"}
+            sub.add_argument(_flag(name), dest=name, default=argparse.SUPPRESS, help=said, **how)
         sub.add_argument("--quantize", choices=["nf4", "int8"], help="hold the frozen base in 4 or 8 bits (QLoRA)")
         sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
 
@@ -109,18 +118,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the model that is written")
     sub.set_defaults(decay=True)
 
-    sub = add("train", "fine-tune a model on your own text", "--data mine.jsonl --method lora --out runs/mine")
+    sub = add("train", "fine-tune a model on your own text", f"--data mine.jsonl --method {DEFAULT} --out runs/mine")
     model(sub)
     sub.add_argument("--data", required=True, help=data)
     sub.add_argument("--watch", action="append", default=[], metavar="DATA",
                      help="other data, whose held-out loss is taken before and after: what is forgotten")  # fmt: skip
     schedule(sub, steps=100, batch_size=4, length=128, warmup=0)
-    method(sub, rank=8)
-    sub.add_argument(
-        "--alpha", type=float, help="scale of the adapters, divided by the rank (twice the rank where not given)"
-    )
-    sub.add_argument("--dropout", type=float, help="share of the adapters' inputs dropped in training")
-    sub.add_argument("--lr", type=float, help="learning rate (1e-3 for adapters, 1e-4 for full, where not given)")
+    method(sub, {})
+    rates = ", ".join(f"{row.rate:g} {name}" for name, row in METHODS.items())
+    sub.add_argument("--lr", type=float, help=f"learning rate (where not given: {FULL_RATE:g} full, {rates})")
     sub.add_argument("--decay", action="store_true", help="let the learning rate fall on a cosine to a tenth")
     sub.add_argument("--held-out", type=float, default=0.1, help="share of the data kept for evaluation")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the base model")
@@ -151,10 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="folder for the merged model")
 
     sub = add("plan", "estimate what a training step needs: which cards it fits on, and what it costs",
-              "llama3.1-8b --method lora --length 2048 --remat --for h100")  # fmt: skip
+              f"llama3.1-8b --method {DEFAULT} --length 2048 --remat --for h100")  # fmt: skip
     sub.add_argument("model", help="a built-in name (a wrong one lists them all), or a Hugging Face config.json")
-    method(sub, rank=16)
-    sub.add_argument("--freeze-a", action="store_true", help="train B alone (LoRA-FA)")
+    method(sub, {"rank": RANK})
     sub.add_argument("--batch-size", type=_positive, default=1, help="sequences in a batch")
     sub.add_argument("--length", type=_positive, default=1024, help="tokens in a sequence")
     sub.add_argument("--attention", choices=["blocks", "scores"], default="blocks", help="whole, or block by block")
@@ -176,7 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--model", dest="models", action="append", default=[], help="in place of the device's own grid; may be repeated"
     )
-    sub.add_argument("--method", help="with --model: full, or an adapter method (else full, lora, and lora over nf4)")
+    grid = f"full, {DEFAULT}, and {DEFAULT} over nf4"
+    sub.add_argument("--method", help=f"with --model: full, or an adapter method (where not given: {grid})")
     sub.add_argument("--quantize", choices=["nf4", "int8"], help="with --method: the frozen base in 4 or 8 bits")
     sub.add_argument("--batch-size", type=_positive, default=1, help="with --model: sequences in a batch")
     sub.add_argument("--length", type=_positive, default=512, help="with --model: tokens in a sequence")
@@ -196,11 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _targets(text: str) -> str | list[str]:
-    """Plain names with commas between are a list; anything else is a shorthand or a regular expression."""
-    names = text.split(",")
-    plain = all(name.replace("_", "").isalnum() for name in names)
-    return names if plain and text not in ("all-linear", "attention", "mlp") else text
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _positive(text: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from lora_jax import generation
+from lora_jax.adapters import DEFAULT, METHODS
 from lora_jax.adapters.base import attach, count, num_bytes
 from lora_jax.files import atomic, models, peft
 from lora_jax.text import datasets, packing
@@ -35,9 +36,10 @@ def demo(*, out: str | Path, steps: int = 80, seed: int = 0, say: Callable[[str]
     tokenizer = models.load_tokenizer(MODEL)
     train, held_out = datasets.verse(tokenizer, steps * BATCH, LENGTH, seed=seed)
     say(f"{MODEL}: {count(params):,} parameters, on {jax.devices()[0].platform}")
-    job = jobs.make_job("lora", config, params, key=jax.random.key(seed), options={"rank": RANK})
+    job = jobs.make_job(DEFAULT, config, params, key=jax.random.key(seed), options={"rank": RANK})
     frozen, constants = job.frozen
-    say(f"LoRA, rank {RANK}, on every linear layer: {count(job.trainable):,} parameters train, the rest is frozen\n")
+    title = f"{METHODS[DEFAULT].title}, rank {RANK}, on every linear layer"
+    say(f"{title}: {count(job.trainable):,} parameters train, the rest is frozen\n")
 
     def write(model: Any) -> list[str]:
         return generation.generate(
@@ -65,7 +67,7 @@ def demo(*, out: str | Path, steps: int = 80, seed: int = 0, say: Callable[[str]
         "losses": state.losses,
         "evaluations": state.evaluations,
         "held_out": len(held_out),
-        "bytes": {"full": jobs.static_bytes(full), "lora": jobs.static_bytes(job)},
+        "bytes": {"full": jobs.static_bytes(full), DEFAULT: jobs.static_bytes(job)},
         "prompts": PROMPTS,
         "before": before,
         "after": after,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_jax.errors import InputError
@@ -20,9 +20,7 @@ def plan(
     say: Say,
     model: str,
     method: str,
-    rank: int | None,
-    targets: str | Sequence[str] | None,
-    freeze_a: bool,
+    options: Mapping[str, Any],
     batch_size: int,
     card: str | None,
     compile: bool,
@@ -36,7 +34,7 @@ def plan(
     Raises InputError for a user's mistake, before anything is compiled.
     """
     check_rate(seconds_per_step, steps, card)
-    options = planning_options(method, {"rank": rank, "targets": targets, "freeze_a": freeze_a or None})
+    options = planning_options(method, options)
     setup = Setup(zoo.config(model), method=method, options=options, batch=batch_size, **words)
     found = planner.budget(setup, model=model, card=card)
     say("\n".join(_text(found)))

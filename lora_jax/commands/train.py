@@ -35,20 +35,15 @@ def train(
     held_out: float,
     seed: int,
     dtype: str,
-    rank: int | None,
-    alpha: float | None,
-    targets: str | list[str] | None,
-    dropout: float | None,
+    options: Mapping[str, Any],
     remat: bool,
     quantize: str | None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train, and write `out`: `adapter/` or `model/`, `run.json`, and the checkpoint that a stopped run resumes."""
+    jobs.check(method, options, quantize)
     rate = jobs.learning_rate(method) if settings["lr"] is None else settings["lr"]
     _check(rate, settings)
-    options = {"rank": rank, "alpha": alpha, "targets": targets, "dropout": dropout}
-    options = {name: value for name, value in options.items() if value is not None}
-    jobs.check(method, options, quantize)
     read = {name: datasets.read(name) for name in (data, *watch)}  # first, so that bad data is refused at once
     config, params = models.load_model(model, jnp.dtype(dtype))
     params = quantization.quantize_layers(params, quantize) if quantize else params

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_jax.adapters import DEFAULT
 from lora_jax.exercises.judging import near, number
 from lora_jax.exercises.layer import KEPT_BY_BLOCK
 from lora_jax.exercises.registry import Exercise
@@ -118,7 +119,7 @@ def at_batch(batch: int) -> dict[str, Ledger]:
 
 def brought(batch: int) -> int:
     """The exact bytes that a batch brings to a step of LoRA: itself, and the saved activations."""
-    ledger = at_batch(batch)["lora"]
+    ledger = at_batch(batch)[DEFAULT]
     return ledger["batch"] + ledger["saved activations"]
 
 
@@ -128,7 +129,7 @@ def _under(most: int, batch: int) -> bool:
 
 def _judge_drowning(arguments: tuple[Any, ...], answer: Any) -> str | None:
     answer, static = number(answer), {way: ledger.static for way, ledger in at_batch(1).items()}
-    saved, held = static["full"] - static["lora"], static["lora"]
+    saved, held = static["full"] - static[DEFAULT], static[DEFAULT]
     right, below = (1 + planner.largest(partial(_under, most)) for most in (saved, held))
     if abs(answer - right) <= 1.5:
         return None
@@ -152,8 +153,8 @@ _COMPARISON_MISTAKES = (
 
 def _times(P: int, A: int, kept: int, weights: bool = False, halves: bool = False, shrinks: bool = False) -> float:
     """How many times less LoRA needs, with the mistakes that are True."""
-    lora = (0 if weights else 2 * P) + (8 if halves else 16) * A + (kept * A / P if shrinks else kept)
-    return (8 * P + kept) / lora
+    adapters = (0 if weights else 2 * P) + (8 if halves else 16) * A + (kept * A / P if shrinks else kept)
+    return (8 * P + kept) / adapters
 
 
 def _times_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:

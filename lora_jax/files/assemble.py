@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.errors import InputError
+from lora_jax.files.huggingface_config import biases_around
 from lora_jax.transformer import Config, Params, projection_shapes
 from lora_jax.weights import Biased, Weight, split_bias
 
@@ -135,31 +136,46 @@ def assemble(config: Config, tensors: Tensors, dtype: Any = jnp.float32) -> Para
 def disassemble(config: Config, params: Params) -> dict[str, np.ndarray]:
     """Every tensor of the tree under Hugging Face's name and in its shape, contiguous, in its own dtype.
 
-    Raises InputError for weights that are neither arrays nor biased arrays: adapters are merged or exported first.
+    A bias that the configuration has and the tree has not is zero. Raises InputError for weights that are neither arrays nor biased arrays: adapters are merged or exported first.
     """
-    runs = params["layers"] if isinstance(params["layers"], tuple) else (params["layers"],)
+    layers, named = params["layers"], {}
     tensors = {"model.embed_tokens.weight": _plain(params["embed_tokens"], "embed_tokens")}
-    layer = 0
-    for run in runs:
-        named: dict[str, np.ndarray] = {}
-        for norm in NORMS:
-            named[f"{norm}.weight"] = np.asarray(run[norm])
-        for part, projections in projection_shapes(config).items():
-            for name in projections:
-                w, b = split_bias(run[part][name])
-                named[f"{part}.{name}.weight"] = _plain(w, f"layers.{part}.{name}").swapaxes(1, 2)
-                if b is not None:
-                    named[f"{part}.{name}.bias"] = np.asarray(b)
-        for index in range(run[NORMS[0]].shape[0]):
-            for suffix, whole in named.items():
-                tensors[f"model.layers.{layer}.{suffix}"] = np.ascontiguousarray(whole[index])
-            layer += 1
+    for norm in NORMS:
+        named[f"{norm}.weight"] = np.asarray(layers[norm])
+    for part, projections in projection_shapes(config).items():
+        for name, (_, width_out) in projections.items():
+            w, b = split_bias(layers[part][name])
+            named[f"{part}.{name}.weight"] = _plain(w, f"layers.{part}.{name}").swapaxes(1, 2)
+            if name in config.biases:
+                zeros = np.zeros((w.shape[0], width_out), named[f"{part}.{name}.weight"].dtype)
+                named[f"{part}.{name}.bias"] = zeros if b is None else np.asarray(b)
+    for layer in range(config.num_hidden_layers):
+        for suffix, whole in named.items():
+            tensors[f"model.layers.{layer}.{suffix}"] = np.ascontiguousarray(whole[layer])
     tensors["model.norm.weight"] = np.asarray(params["norm"])
     if "lm_head" in params:
         tensors["lm_head.weight"] = np.ascontiguousarray(_plain(params["lm_head"], "lm_head").T)
     shapes = {name: array.shape for name, array in tensors.items()}
     check_tensors(config, Tensors("the tree of parameters", shapes, tensors.__getitem__))
     return tensors
+
+
+def as_it_is(config: Config, params: Params) -> Config:
+    """The configuration of what the tree holds: whether its head is tied, and which of its projections have biases.
+
+    Raises InputError for what a model directory has no place for.
+    """
+    if odd := set(params) - {"embed_tokens", "layers", "norm", "lm_head"}:
+        raise InputError(
+            f"a model directory has no place for {', '.join(sorted(odd))}: keep the adapter beside its base instead"
+        )
+    found = {
+        name
+        for part, projections in projection_shapes(config).items()
+        for name in projections
+        if isinstance(params["layers"][part][name], Biased)
+    }
+    return dataclasses.replace(config, tie_word_embeddings="lm_head" not in params, biases=biases_around(found))
 
 
 def _plain(w: Any, path: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from lora_jax.errors import InputError
 from lora_jax.files import atomic
-from lora_jax.files.assemble import Tensors, assemble, check_config, disassemble
+from lora_jax.files.assemble import Tensors, as_it_is, assemble, check_config, disassemble
 from lora_jax.files.huggingface_config import read_config, write_config
 from lora_jax.files.tensors import write
 from lora_jax.files.tokenizer import Tokenizer
@@ -65,10 +64,11 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
 def save(folder: str | Path, config: Config, params: Params, tokenizer: Tokenizer | None = None) -> None:
     """Write a model directory that `transformers` opens, atomically, in the dtype that the weights have.
 
-    A separate `lm_head` decides whether the head is tied, not the configuration. Raises InputError where a weight is
-    not a plain array, the disk refuses, or the folder holds other files.
+    Whether the head is tied and which projections have biases is read off the tree, not the configuration. Raises
+    InputError where a weight is not a plain array, the tree holds what a model directory has no place for, the disk
+    refuses, or the folder holds other files.
     """
-    config = dataclasses.replace(config, tie_word_embeddings="lm_head" not in params)
+    config = as_it_is(config, params)
     tensors = disassemble(config, params)
     written = write_config(config) | {"torch_dtype": tensors["model.embed_tokens.weight"].dtype.name}
     ids = {} if tokenizer is None else {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}

@@ -123,6 +123,12 @@ def write_config(config: Config) -> dict[str, Any]:
     return common | {"attention_bias": attention, "mlp_bias": mlp}
 
 
+def biases_around(found: set[str]) -> tuple[str, ...]:
+    """The fewest biases that hold those found and that some Hugging Face model type has."""
+    known = ((), QKV, ATTENTION_BIASES, MLP_BIASES, ATTENTION_BIASES + MLP_BIASES)
+    return min((biases for biases in known if found <= set(biases)), key=len)
+
+
 def _parse(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

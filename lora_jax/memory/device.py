@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import lora_jax
+from lora_jax.adapters import DEFAULT
 from lora_jax.errors import InputError
 from lora_jax.files.atomic import write_bytes
 from lora_jax.memory import steps, zoo
@@ -39,15 +40,15 @@ Rows = Sequence[tuple[str, str | None, str | None, dict[str, Any]]]
 CPU_GRID: Rows = (  # what fits a few minutes on two cores
     ("stories-2.8m", None, None, {"batch": 8, "length": 512}),
     ("smollm2-135m", None, None, {"batch": 2, "length": 512}),
-    ("smollm2-135m", "lora", None, {"batch": 2, "length": 512, "remat": True}),
-    ("smollm2-135m", "lora", None, {"batch": 2, "length": 512, "attention": "scores"}),
+    ("smollm2-135m", DEFAULT, None, {"batch": 2, "length": 512, "remat": True}),
+    ("smollm2-135m", DEFAULT, None, {"batch": 2, "length": 512, "attention": "scores"}),
 )
 GPU_GRID: Rows = (  # from what any card holds to what few do
     ("smollm2-135m", None, None, {"batch": 4, "length": 1024}),
-    ("smollm2-135m", "lora", None, {"batch": 4, "length": 1024, "remat": True}),
+    ("smollm2-135m", DEFAULT, None, {"batch": 4, "length": 1024, "remat": True}),
     ("llama3.2-1b", None, None, {"batch": 2, "length": 1024}),
-    ("llama3.1-8b", "lora", "nf4", {"batch": 1, "length": 1024}),
-    ("llama3.1-8b", "lora", None, {"batch": 1, "length": 1024, "remat": True}),
+    ("llama3.1-8b", DEFAULT, "nf4", {"batch": 1, "length": 1024}),
+    ("llama3.1-8b", DEFAULT, None, {"batch": 1, "length": 1024, "remat": True}),
     ("llama3.1-8b", "full", None, {"batch": 1, "length": 1024, "remat": True}),
 )
 
@@ -114,8 +115,8 @@ def expand(rows: Rows, dtype: str) -> list[tuple[str, Setup]]:
     """`(model, setup)` of each step of these rows; all of them are known to be steps before any is run."""
     found = []
     for model, method, quantize, words in rows:
-        options = planning_options(method or "lora", {})
-        one = Setup(zoo.config(model), method or "lora", options, quantize, dtype=dtype, **words)
+        options = planning_options(method or DEFAULT, {})
+        one = Setup(zoo.config(model), method or DEFAULT, options, quantize, dtype=dtype, **words)
         found += [(model, setup) for setup in (ways(one).values() if method is None else [one])]
     for _, setup in found:
         steps.build(setup)

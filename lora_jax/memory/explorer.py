@@ -11,6 +11,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+from lora_jax.adapters import DEFAULT
 from lora_jax.memory import hardware, peak, planner, zoo
 from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import size
@@ -30,7 +31,7 @@ class View:
     """What the controls say: a step in bfloat16 with AdamW and attention in blocks, and a card to put it on."""
 
     model: str = "llama3.1-8b"
-    method: str = "lora"  # one of `setup.ways`: "full", "lora", "lora nf4"
+    method: str = DEFAULT  # one of `setup.ways`: "full", "lora", "lora nf4"
     rank: int = 16
     batch: int = 1
     length: int = 1024

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_jax.adapters import METHODS
+from lora_jax.adapters import DEFAULT, METHODS
 from lora_jax.errors import InputError
 from lora_jax.transformer import Config
 from lora_jax.tuning import jobs
@@ -31,7 +31,7 @@ class Setup:
     """
 
     config: Config
-    method: str = "lora"  # "full", or a row of `adapters.METHODS`
+    method: str = DEFAULT  # "full", or a row of `adapters.METHODS`
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what that row's `init` takes: plain values
     quantize: str | None = None  # the layers' matrices of the frozen base
     double_quantization: bool = True  # NF4's
@@ -82,18 +82,19 @@ class Setup:
 
 def planning_options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options given, with the rank that is planned with where the method has one and none is given."""
-    ranked = method in METHODS and "rank" in jobs.option_names(method)
+    ranked = method in METHODS and "rank" in METHODS[method].options
     return ({"rank": RANK} if ranked else {}) | {name: value for name, value in given.items() if value is not None}
 
 
 def ways(setup: Setup) -> dict[str, Setup]:
     """The same step by full fine-tuning, by adapters over the base as it is, and over it quantized, by `Setup.name`.
 
-    The adapters are the setup's, and where it has none LoRA's; the base is quantized as the setup's is, or to NF4.
+    The adapters are the setup's, and where it has none the default method's. The base is quantized as the setup's is,
+    or to NF4.
     """
     method, options = setup.method, setup.options
     if method == "full":
-        method, options = "lora", planning_options("lora", {})
+        method, options = DEFAULT, planning_options(DEFAULT, {})
     plain = dataclasses.replace(setup, method=method, options=options, quantize=None, master=False)
     full = dataclasses.replace(setup, method="full", options={}, quantize=None)
     found = (full, plain, dataclasses.replace(plain, quantize=setup.quantize or "nf4"))

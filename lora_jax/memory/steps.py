@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from lora_jax import quantize, transformer
-from lora_jax.adapters.base import Tree, combine, count, is_adapter
+from lora_jax.adapters.base import Tree, combine, count, is_adapter, parts_of
 from lora_jax.memory.setup import Setup
 from lora_jax.training import make_step
 from lora_jax.transformer import Config
@@ -71,7 +71,7 @@ def _trees(held: Setup) -> tuple[Tree, Tree, Tree, bool]:
         job = jobs.make_job(held.method, held.config, params, key=key, options=held.options)
         if job.frozen is not None:
             whole = jax.tree.leaves(combine(job.trainable, job.frozen[1]), is_leaf=is_adapter)
-            parts = [part for one in whole for part in getattr(one, "parts", (one,))]
+            parts = [part for one in whole for part in parts_of(one)]
             draws.extend(part.randomize(key) is not part for part in parts)
         return job.trainable, _optimizer(held).init(job.trainable), job.frozen
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,15 +11,13 @@ import jax
 import optax
 
 from lora_jax import transformer
-from lora_jax.adapters import METHODS
+from lora_jax.adapters import DEFAULT, METHODS
 from lora_jax.adapters.base import Tree, attach, num_bytes
 from lora_jax.errors import InputError
 from lora_jax.transformer import Batch, Config, Loss, Params
 from lora_jax.tuning.loop import State, fit
 
-# Adapters want a learning rate about ten times that of full fine-tuning (arXiv 2405.09673).
-LEARNING_RATES = {"full": 1e-4}
-ADAPTER_LEARNING_RATE = 1e-3
+FULL_RATE = 1e-4  # the learning rate to start full fine-tuning from
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,7 @@ class Job:
     loss: Loss
     trainable: Tree
     frozen: Tree
+    rates: Mapping[str, float] = field(default_factory=dict)  # by field of an adapter: how many times the rate
 
 
 def full_loss(config: Config, trainable: Params, frozen: Tree, batch: Batch, **options: Any) -> Any:
@@ -46,19 +44,14 @@ def check(method: str, options: Mapping[str, Any], quantize: str | None = None) 
     if method == "full":
         if quantize:
             raise InputError(
-                "a quantized base is frozen and cannot be trained itself: choose --method lora, or no --quantize"
+                f"a quantized base is frozen and cannot be trained itself: choose --method {DEFAULT}, or no --quantize"
             )
         if options:
             raise InputError(f"full fine-tuning has no {', '.join(options)}: leave it out, or choose an adapter method")
     elif method not in METHODS:
         raise InputError(f"there is no method {method!r}: choose full or {', '.join(METHODS)}")
-    elif odd := [name for name in options if name not in (known := option_names(method))]:
-        raise InputError(f"{method} has no {', '.join(odd)}: it has {', '.join(known)}")
-
-
-def option_names(method: str) -> tuple[str, ...]:
-    """What `init` of an adapter method takes beside the key and the weights."""
-    return tuple(inspect.signature(METHODS[method].init).parameters)[2:]
+    else:
+        METHODS[method].check(method, options)
 
 
 def make_job(
@@ -76,13 +69,15 @@ def make_job(
     check(method, options)
     if method == "full":
         return Job(partial(full_loss, config, remat=remat, attention=attention), params, None)
-    adapters, constants = METHODS[method].init(key, params, **options)
-    return Job(partial(adapter_loss, config, remat=remat, attention=attention), adapters, (params, constants))
+    row = METHODS[method]
+    adapters, constants = row.init(key, params, **options)
+    loss = partial(adapter_loss, config, remat=remat, attention=attention)
+    return Job(loss, adapters, (params, constants), row.rates)
 
 
 def learning_rate(method: str) -> float:
     """The rate to start from where the user names none."""
-    return LEARNING_RATES.get(method, ADAPTER_LEARNING_RATE)
+    return FULL_RATE if method == "full" else METHODS[method].rate
 
 
 def schedule(rate: float, steps: int, *, warmup: int = 0, decay: bool = False) -> optax.Schedule:
@@ -96,8 +91,10 @@ def schedule(rate: float, steps: int, *, warmup: int = 0, decay: bool = False) -
 def tune(
     job: Job, batches: Any, *, rate: float, steps: int, warmup: int = 0, decay: bool = False, **options: Any
 ) -> State:
-    """`fit` with AdamW."""
+    """`fit` with AdamW; where the method's fields learn at different rates, each at its own."""
     optimizer = optax.adamw(schedule(rate, steps, warmup=warmup, decay=decay))
+    if job.rates:
+        optimizer = optax.chain(optimizer, scale_by_field(job.rates))
     return fit(
         job.loss,
         trainable=job.trainable,
@@ -107,6 +104,15 @@ def tune(
         steps=steps,
         **options,
     )
+
+
+def scale_by_field(rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """Each leaf's update times the rate of its field: behind AdamW, a learning rate of its own."""
+
+    def scale(path: Any, update: Any) -> Any:
+        return rates.get(getattr(path[-1], "name", ""), 1.0) * update
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
 def static_bytes(job: Job) -> dict[str, int]:

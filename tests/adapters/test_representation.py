@@ -16,7 +16,7 @@ from small_model import quick_compilation  # noqa: F401
 from lora_jax import transformer
 from lora_jax.adapters import lora
 from lora_jax.adapters.base import Adapted, Adapter, ByLayer, attach, combine, count, merge, num_bytes
-from lora_jax.adapters.placement import select, stack, unstack
+from lora_jax.adapters.placement import stack, unstack
 from lora_jax.errors import InputError
 from lora_jax.training import make_step
 from lora_jax.tuning.loop import fit
@@ -280,36 +280,7 @@ def test_fit_copies_what_an_optimizer_remembers_of_the_start():
         assert not trainable["w"].is_deleted()
 
 
-# Runs of layers, tied and untied heads, biases.
-
-
-def test_layers_may_be_a_tuple_of_runs_with_adapters_on_any():
-    layers = PARAMS["layers"]
-    runs = PARAMS | {"layers": (jax.tree.map(lambda x: x[:1], layers), jax.tree.map(lambda x: x[1:], layers))}
-    adapters, constants = made(**PATTERNS)
-    named = unstack(PARAMS, adapters, constants)
-    whole = stack(runs, named)
-    assert isinstance(whole["layers"], tuple)
-    assert sorted(select(runs, "all-linear")) == sorted(select(PARAMS, "all-linear"))
-    empty = jax.tree.map(lambda _: None, whole)
-    expected = expected_logits(PARAMS, adapters, constants)
-    close(logits(runs, whole, empty), expected, tiny.FORWARD)
-    merged = merge(runs, whole, empty)
-    close(logits(merged), expected, tiny.FORWARD)
-    again = unstack(runs, whole, empty)
-    assert {name: tiny.raw(adapter) for name, adapter in again.items()} == {n: tiny.raw(a) for n, a in named.items()}
-
-
-def test_adapters_on_one_run_only_train_that_run():
-    layers = PARAMS["layers"]
-    runs = PARAMS | {"layers": (jax.tree.map(lambda x: x[:1], layers), jax.tree.map(lambda x: x[1:], layers))}
-    adapters, constants = made(runs, targets=["layers.1.mlp.up_proj", "layers.2.mlp.up_proj"])
-    assert adapters["layers"][0] == {}
-    assert adapters["layers"][1]["mlp"]["up_proj"].a.shape == (2, 24, 3)
-    merged = merge(runs, adapters, constants)
-    assert tiny.raw(merged["layers"][0]) == tiny.raw(runs["layers"][0])
-    changed = np.asarray(merged["layers"][1]["mlp"]["up_proj"]) != np.asarray(runs["layers"][1]["mlp"]["up_proj"])
-    assert changed.mean() > 0.9
+# Tied and untied heads, biases.
 
 
 def test_an_adapter_on_a_tied_embedding_changes_both_sides():
@@ -531,12 +502,28 @@ def test_a_weight_says_what_it_lacks(use, words):
         (lambda a, w: Adapted(w, a).T, "Half cannot be transposed: it cannot stand on a tied embedding"),
     ],
 )
-def test_an_adapter_says_what_it_lacks(use, words):
-    class Half(Adapter):
-        pass
+@pytree
+class Doubled(Adapter):
+    """The least that a method at a weight is: a merge."""
 
-    with pytest.raises(TypeError, match=words):
-        use(Half(), array(5, 7))
+    factor: Any
+
+    def merge(self, w):
+        return self.factor * w
+
+
+def test_all_that_an_adapter_at_a_weight_must_have_is_a_merge():
+    w, x, factor = array(5, 7), array(3, 5), jnp.asarray(2.0)
+    adapted = Adapted(w, Doubled(factor))
+    close(x @ adapted, 2 * np.asarray(x, np.float64) @ np.asarray(w), rounding(5))
+    close(adapted[jnp.asarray([4, 1])], 2 * w[jnp.asarray([4, 1])], rounding(1))
+    close(x @ adapted.T.T, x @ adapted, rounding(5))
+    biased = Doubled(factor).onto(Biased(w, array(7)))  # the adapter stands inside, and never sees the bias
+    close(x @ biased, 2 * np.asarray(x, np.float64) @ np.asarray(w) + np.asarray(biased.b), rounding(6))
+    with pytest.raises(TypeError, match="Doubled cannot stand on some layers only"):
+        Doubled(factor).identity(w)
+    with pytest.raises(TypeError, match="Adapter cannot be merged"):
+        Adapted(w, Adapter()).dense()
 
 
 # Mistakes get a sentence.
@@ -566,18 +553,11 @@ def test_a_missing_name_is_another_base():
     _, tied = tiny.model(tie_word_embeddings=True)
     with pytest.raises(InputError, match="the adapters have lm_head, which this base lacks: another base"):
         attach(tied, adapters, constants)
-    runs = PARAMS | {"layers": (PARAMS["layers"],)}
-    with pytest.raises(InputError, match=r"the adapters have layers\.self_attn, which this base lacks: another base"):
-        attach(runs, adapters, constants)
-
-
-def test_other_runs_of_layers_are_another_base():
-    runs = PARAMS | {"layers": (PARAMS["layers"],)}
-    adapters, constants = made(runs, targets=["q_proj"])
-    with pytest.raises(InputError, match="the adapters' layers are in 1 runs and the base's are in one stack"):
-        attach(PARAMS, adapters, constants)
-    with pytest.raises(InputError, match="the adapters' layers are in 1 runs and the base's are in 2 runs"):
-        attach(PARAMS | {"layers": (PARAMS["layers"],) * 2}, adapters, constants)
+    headless = PARAMS | {"layers": {"mlp": PARAMS["layers"]["mlp"]}}
+    with pytest.raises(
+        InputError, match=r"the adapters have layers\.self_attn\.q_proj, which this base lacks: another"
+    ):
+        attach(headless, adapters, constants)
 
 
 def test_matching_nothing_lists_what_could_have_been_matched():
