@@ -136,7 +136,8 @@ def assemble(config: Config, tensors: Tensors, dtype: Any = jnp.float32) -> Para
 def disassemble(config: Config, params: Params) -> dict[str, np.ndarray]:
     """Every tensor of the tree under Hugging Face's name and in its shape, contiguous, in its own dtype.
 
-    A bias that the configuration has and the tree has not is zero. Raises InputError for weights that are neither arrays nor biased arrays: adapters are merged or exported first.
+    A bias that the configuration has and the tree has not is zero. Raises InputError for weights that are neither
+    arrays nor biased arrays: adapters are merged or exported first.
     """
     layers, named = params["layers"], {}
     tensors = {"model.embed_tokens.weight": _plain(params["embed_tokens"], "embed_tokens")}

@@ -15,6 +15,7 @@ import optax
 import pytest
 import small_model as tiny
 from close import close, difference, rounding
+from rows import CASES, describe
 from small_model import quick_compilation  # noqa: F401
 
 from lora_jax import transformer
@@ -42,13 +43,6 @@ STEPS = 3
 CONFIG, PARAMS = tiny.model()
 TOKENS = tiny.tokens()
 forward = jax.jit(functools.partial(transformer.forward, CONFIG))
-
-
-def examples(row):
-    """The options that a row is tried with: its defaults; then the first example of each option, the second, ..."""
-    yield {}
-    for i in range(max(len(option.examples) for option in row.options.values())):
-        yield {name: option.examples[i] for name, option in row.options.items() if len(option.examples) > i}
 
 
 class Case:
@@ -236,14 +230,7 @@ def hold(law, case, folder):
     law(case, folder) if law in IN_A_FOLDER else law(case)
 
 
-def describe(case):
-    name, options = case
-    return "-".join([name, *(f"{option}={value}" for option, value in options.items() if not isinstance(value, dict))])
-
-
-@pytest.fixture(
-    scope="module", params=[(name, options) for name, row in METHODS.items() for options in examples(row)], ids=describe
-)
+@pytest.fixture(scope="module", params=CASES, ids=describe)
 def case(request):
     name, options = request.param
     return Case(METHODS[name], options)

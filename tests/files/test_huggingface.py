@@ -15,13 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 from lora_jax.errors import InputError
 from lora_jax.files.huggingface import load, load_tokenizer, save
+from lora_jax.files.huggingface_config import ATTENTION_BIASES, MLP_BIASES, QKV
 from lora_jax.files.tokenizer import Tokenizer, byte_level
 from lora_jax.rope import RopeScaling
 from lora_jax.transformer import Config, forward, init
 from lora_jax.weights import Biased
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-QKV = ("q_proj", "k_proj", "v_proj")
 TINY = Config(
     vocab_size=53,
     hidden_size=24,
@@ -80,24 +80,40 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, name, dtype):
     assert q_proj.shape == (60, 24) and q_proj.dtype == dtype  # (out, in), as Hugging Face has it
 
 
-def test_runs_of_layers_and_an_untied_head_are_saved_as_they_are(tmp_path):
+def test_an_untied_head_is_saved_as_it_is(tmp_path):
     params = noisy(TINY)
-    runs = tuple(jax.tree.map(lambda x, s=s: x[s], params["layers"]) for s in (slice(0, 1), slice(1, 3)))
     head = params["embed_tokens"].T + 1
-    save(tmp_path / "m", TINY, params | {"layers": runs, "lm_head": head})
+    save(tmp_path / "m", TINY, params | {"lm_head": head})
     config, found = load(tmp_path / "m")
     assert config == dataclasses.replace(TINY, tie_word_embeddings=False)
     assert_same(found, params | {"lm_head": head})
 
 
-def test_a_weight_that_is_not_plain_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "biases"), [("v_proj", QKV), ("o_proj", ATTENTION_BIASES), ("up_proj", MLP_BIASES), (None, ())]
+)
+def test_biases_are_read_off_the_tree_and_those_around_them_are_zero(name, biases, tmp_path):
     params = noisy(TINY)
-    params["layers"]["mlp"]["up_proj"] = Biased(Biased(params["layers"]["mlp"]["up_proj"], jnp.ones((3, 44))), None)
+    part = "mlp" if name == "up_proj" else "self_attn"
+    if name:
+        w = params["layers"][part][name]
+        params["layers"][part][name] = Biased(w, jnp.cos(jnp.arange(3 * w.shape[2], dtype=w.dtype)).reshape(3, -1))
+    save(tmp_path / "m", TINY, params)
+    config, found = load(tmp_path / "m")
+    assert config == dataclasses.replace(TINY, biases=biases)
+    for other in biases:
+        part = "mlp" if other in MLP_BIASES else "self_attn"
+        b, ours = found["layers"][part][other].b, params["layers"][part][other]
+        np.testing.assert_array_equal(b, ours.b if other == name else np.zeros_like(b))
+
+
+def test_what_a_model_directory_has_no_place_for_is_refused(tmp_path):
+    params = noisy(TINY)
+    bad = {**params["layers"]["mlp"], "up_proj": Biased(Biased(params["layers"]["mlp"]["up_proj"], 0), None)}
     with pytest.raises(InputError, match=r"layers.mlp.up_proj is Biased, not a plain array: merge or dequantize"):
-        save(tmp_path / "m", TINY, params)
-    params = noisy(CONFIGS["qwen2"])
-    with pytest.raises(InputError, match=r"the tree of parameters holds model.layers.0.self_attn.q_proj.bias"):
-        save(tmp_path / "m", TINY, params)
+        save(tmp_path / "m", TINY, params | {"layers": params["layers"] | {"mlp": bad}})
+    with pytest.raises(InputError, match="a model directory has no place for prompt: keep the adapter beside its base"):
+        save(tmp_path / "m", TINY, params | {"prompt": jnp.ones((4, TINY.hidden_size))})
     assert not (tmp_path / "m").exists()
 
 

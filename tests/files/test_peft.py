@@ -3,6 +3,7 @@
 The base: D 24, F 28, H 8, K 2, C 6, V 43, L 3, with biases and a head of its own; ranks 7 and others; no factor is 0.
 """
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -11,11 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from close import close, difference, forward_pass, rounding
+import small_model as tiny
+from close import backward_pass, close, difference, forward_pass, rounding
+from rows import CASES, describe
 from safetensors.numpy import load_file, save_file
 
-from lora_jax.adapters import lora
+from lora_jax.adapters import METHODS, lora
 from lora_jax.adapters.base import attach, combine
+from lora_jax.adapters.placement import unstack
 from lora_jax.errors import InputError
 from lora_jax.files import huggingface
 from lora_jax.files.peft import load_adapter, save_adapter
@@ -23,30 +27,36 @@ from lora_jax.transformer import forward
 from lora_jax.weights import pytree
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-NAMES = ("plain", "patterns", "rslora", "regex", "embedding", "one_layer")
-OPTIONS = {
+NAMES = sorted(path.parent.name for path in GOLDEN.glob("peft_*/reference.npz"))
+OWN = {  # what the files of LoRA can say beside the examples of its options
     "uniform": {"rank": 5, "alpha": 16.5},
     "ranks": {"rank": 5, "rank_pattern": {r"layers\.[02]\.mlp\..*": 3, "q_proj": 9}, "alpha_pattern": {"v_proj": 7.3}},
     "targets": {"rank": 4, "targets": r"layers\.0\..*\.q_proj|layers\.[12]\..*\.down_proj|embed_tokens|lm_head"},
-    "frozen_a": {"rank": 5, "freeze_a": True},
     "rslora": {"rank": 7, "alpha": 10, "rank_stabilized": True},
-    "dropout": {"rank": 6, "dropout": 0.1, "targets": "attention"},
     "almost_whole_alpha": {"rank": 3, "alpha": 16.00004},
 }
+TRIED = [*CASES, *(("lora", options) for options in OWN.values())]
 Q_PROJ = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
 logits_of = jax.jit(forward, static_argnums=0)
 
 
+@functools.cache
+def base(name="peft_base"):
+    return huggingface.load(GOLDEN / name)
+
+
+GRADIENT = rounding(backward_pass(base()[0], 17, 5))
+
+
 @pytest.fixture(scope="module")
 def model():
-    return huggingface.load(GOLDEN / "peft_base")
+    return base()
 
 
-def trained(params, **options):
-    """Adapters whose factors are all away from zero."""
-    adapters, constants = lora.init(jax.random.key(3), params, **options)
-    rng = np.random.default_rng(4)
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.15, x.shape), x.dtype), adapters), constants
+def trained(params, method="lora", **options):
+    """Adapters with every number that trains away from its start."""
+    adapters, constants = METHODS[method].init(jax.random.key(3), params, **options)
+    return tiny.shaken(adapters, 4, 0.15), constants
 
 
 def whole(adapters, constants):
@@ -54,26 +64,61 @@ def whole(adapters, constants):
     return jax.tree.leaves_with_path(combine(adapters, constants))
 
 
+def text_loss(adapters, frozen, config, tokens):
+    """The mean cross-entropy of each token after the first: what the golden files' gradients are of."""
+    params, constants = frozen
+    logits = forward(config, attach(params, adapters, constants), tokens)[:, :-1]
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], axis=-1)
+    return -jnp.mean(picked)
+
+
+gradient_of = jax.jit(jax.grad(text_loss), static_argnums=2)
+
+
+def gradient_by_key(params, adapters, constants, config, tokens):
+    """The gradient as tensors by the keys of PEFT's file; what is frozen has none."""
+    gradient = gradient_of(adapters, (params, constants), config, tokens)
+    found = {}
+    for name, one in unstack(params, gradient, jax.tree.map(jnp.zeros_like, constants)).items():
+        (row,) = (row for row in METHODS.values() if row.adapter is type(one))
+        path = name if name == "lm_head" else f"model.{name}"
+        tensors = row.peft.tensors(path, one)
+        found |= {part if one.adds else f"base_model.model.{path}.{part}": array for part, array in tensors.items()}
+    return {key: np.asarray(array) for key, array in found.items() if np.any(array)}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_an_adapter_that_peft_wrote_gives_its_logits_and_not_those_of_the_base(name, model):
-    config, params = model
-    golden = np.load(GOLDEN / f"peft_{name}" / "logits.npz")
-    adapters, constants = load_adapter(GOLDEN / f"peft_{name}", base=params)
+def test_an_adapter_that_peft_wrote_gives_its_logits_and_gradients(name):
+    golden = dict(np.load(GOLDEN / name / "reference.npz"))
+    config, params = base(str(golden["base"]))
+    adapters, constants = load_adapter(GOLDEN / name, base=params)
     found = logits_of(config, attach(params, adapters, constants), golden["tokens"])
-    close(found, golden["logits"], rounding(forward_pass(config, golden["tokens"].shape[1], rank=7)))
-    assert difference(logits_of(config, params, golden["tokens"]), golden["logits"]) > 0.1
+    close(found, golden["logits"], rounding(forward_pass(config, 17, rank=7)))
+    assert difference(logits_of(config, params, golden["tokens"]), golden["logits"]) > 0.02
+    gradient = gradient_by_key(params, adapters, constants, config, golden["tokens"])
+    expected = {key.removeprefix("gradient/"): array for key, array in golden.items() if key.startswith("gradient/")}
+    assert gradient.keys() == {peft_key(key) for key in expected}
+    close(gradient, {peft_key(key): array for key, array in expected.items()}, GRADIENT)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_saving_and_loading_keeps_every_bit_of_factors_and_scaling(name, model, tmp_path):
+def peft_key(key):
+    """A parameter's name in PEFT's model as a key of its file, which drops the last part where it names no matrix."""
+    return key.removesuffix(".weight") if "magnitude_vector" in key else key
+
+
+@pytest.mark.parametrize(("method", "options"), TRIED, ids=map(describe, TRIED))
+def test_saving_and_loading_keeps_every_bit(method, options, model, tmp_path):
     _, params = model
-    adapters, constants = trained(params, **OPTIONS[name])
+    adapters, constants = trained(params, method, **options)
     save_adapter(tmp_path / "a", adapters, constants, base=params)
-    before, after = whole(adapters, constants), whole(*load_adapter(tmp_path / "a", base=params))
+    again = load_adapter(tmp_path / "a", base=params)
+    before, after = whole(adapters, constants), whole(*again)
     assert [path for path, _ in before] == [path for path, _ in after]
     for (path, ours), (_, read) in zip(before, after, strict=True):
         assert ours.dtype == read.dtype
         np.testing.assert_array_equal(ours, read, err_msg=jax.tree_util.keystr(path))
+    freezes = "freeze_a" in options  # which a file does not say: it trains both factors again
+    assert freezes or jax.tree.structure(again) == jax.tree.structure((adapters, constants))
 
 
 def test_what_is_loaded_trains_its_factors_and_nothing_else(model):
@@ -97,29 +142,42 @@ def test_factors_stay_as_exact_as_bfloat16_in_a_file_of_bfloat16(model, tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's own
-@pytest.mark.parametrize("name", OPTIONS)
-def test_peft_reads_what_is_saved_here_key_by_key_and_gives_the_same_logits(name, model, tmp_path):
+@pytest.mark.parametrize("base_name", ["peft_base", "peft_base_plain"])
+@pytest.mark.parametrize(("method", "options"), TRIED, ids=map(describe, TRIED))
+def test_peft_reads_what_is_saved_here_key_by_key_and_gives_the_same_logits(method, options, base_name, tmp_path):
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     from transformers import LlamaForCausalLM
 
-    config, params = model
-    adapters, constants = trained(params, **OPTIONS[name])
+    config, params = base(base_name)
+    adapters, constants = trained(params, method, **options)
     save_adapter(tmp_path / "a", adapters, constants, base=params)
-    base = LlamaForCausalLM.from_pretrained(GOLDEN / "peft_base")
+    theirs_base = LlamaForCausalLM.from_pretrained(GOLDEN / base_name)
     tokens = np.random.default_rng(2).integers(0, 43, (5, 17))
     with torch.no_grad():
-        plain = base(torch.tensor(tokens)).logits.numpy()
-        theirs = peft.get_peft_model(base, peft.LoraConfig.from_pretrained(tmp_path / "a")).eval()
-        result = theirs.load_adapter(tmp_path / "a", "default")
-        logits = theirs(torch.tensor(tokens)).logits.numpy()
-    assert result.missing_keys == [] and result.unexpected_keys == []
+        plain = theirs_base(torch.tensor(tokens)).logits.numpy()
+    settings = peft.PeftConfig.from_pretrained(tmp_path / "a")
+    settings.inference_mode = False  # so that it has gradients
+    theirs = peft.get_peft_model(theirs_base, settings).eval()
+    result = theirs.load_adapter(tmp_path / "a", "default", is_trainable=True)
+    logits = theirs(input_ids=torch.tensor(tokens)).logits[:, -17:]
+    targets = torch.tensor(tokens)[:, 1:].reshape(-1)
+    torch.nn.functional.cross_entropy(logits[:, :-1].reshape(len(targets), -1), targets).backward()
+    assert [key for key in result.missing_keys if "base_layer" not in key] == [] and result.unexpected_keys == []
     held = peft.get_peft_model_state_dict(theirs, save_embedding_layers=False)
     file = load_file(tmp_path / "a" / "adapter_model.safetensors")
     assert held.keys() == file.keys()
-    assert all(np.array_equal(held[key].numpy(), file[key]) for key in file)
+    assert all(np.array_equal(held[key].detach().numpy(), file[key]) for key in file)
     found = logits_of(config, attach(params, adapters, constants), tokens)
-    close(found, logits, rounding(forward_pass(config, 17, rank=5)))
-    assert difference(plain, logits) > 0.1
+    close(found, logits.detach().numpy(), rounding(forward_pass(config, 17, rank=5)))
+    assert difference(plain, logits.detach().numpy()) > 0.02
+    gradient = gradient_by_key(params, adapters, constants, config, tokens)
+    expected = {
+        peft_key(key.replace(".default", "")) if "prompt_encoder" not in key else "prompt_embeddings": tensor.grad
+        for key, tensor in theirs.named_parameters()
+        if tensor.grad is not None
+    }
+    assert set(gradient) <= set(expected)  # a frozen factor has none here
+    close(gradient, {key: expected[key].numpy() for key in gradient}, GRADIENT)
 
 
 @pytest.fixture
