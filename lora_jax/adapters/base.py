@@ -133,14 +133,10 @@ class ByLayer:
     def tree_unflatten(cls, layers: Any, parts: Any) -> ByLayer:
         return cls(tuple(parts), layers)
 
-    def spread(self, w: Any) -> list[Any]:
-        """Each part scattered over all layers of `w`, onto the method's identity."""
-
-        def scatter(part: Any, layers: tuple[int, ...]) -> Any:
-            at = jnp.asarray(layers)
-            return jax.tree.map(lambda whole, leaf: whole.at[at].set(leaf, unique_indices=True), part.identity(w), part)
-
-        return [scatter(*pair) for pair in zip(self.parts, self.layers, strict=True)]
+    def spread(self, i: int, w: Any) -> Any:
+        """Part i scattered over all layers of `w`, which the parts before it stand on, onto the method's identity."""
+        part, at = self.parts[i], jnp.asarray(self.layers[i])
+        return jax.tree.map(lambda whole, leaf: whole.at[at].set(leaf, unique_indices=True), part.identity(w), part)
 
 
 def parts_of(node: Any) -> tuple[Any, ...]:
@@ -202,7 +198,9 @@ def _adapt(w: Any, node: Any, path: str, key: PRNGKeyArray | None, params: Tree)
         ):
             raise InputError(f"{path}: the adapter's layers do not match the base's {w.shape[0]} layers: another base?")
         adapter.check(path, params["embed_tokens"].shape if w is None else w.shape)
-    for i, adapter in enumerate(node.spread(w) if isinstance(node, ByLayer) else parts):
+    for i, adapter in enumerate(parts):
+        if isinstance(node, ByLayer):
+            adapter = node.spread(i, w)
         if key is not None:
             adapter = adapter.randomize(jax.random.fold_in(key, zlib.crc32(f"{path}/{i}".encode())))
         w = adapter.onto(w)
