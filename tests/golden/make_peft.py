@@ -41,6 +41,12 @@ CASES = {  # name: (configuration, its options, base)
         LORA | {"target_modules": ["q_proj", "gate_proj"], "layers_to_transform": [1]},
         "peft_base",
     ),
+    "dora": (
+        LoraConfig,
+        LORA | {"target_modules": QVD, "use_dora": True, "rank_pattern": {r".*\.1\..*": 4}},
+        "peft_base",
+    ),
+    "dora_plain": (LoraConfig, LORA | {"target_modules": LINEAR, "use_dora": True}, "peft_base_plain"),
 }
 
 
