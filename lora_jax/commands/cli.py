@@ -75,9 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--method", default=DEFAULT, help=f"full, or an adapter method: {', '.join(METHODS)}")
         for name, option in OPTIONS.items():
             has = [method for method, row in METHODS.items() if name in row.options]
-            default = defaults.get(name, METHODS[has[0]].default(name))
+            values = {method: defaults.get(name, METHODS[method].default(name)) for method in has}
             said = f"{option.help}; of {', '.join(has)}"
-            said += f" (default: {default})" if option.read and default is not None else ""
+            if option.read and any(value is not None for value in values.values()):
+                said += f" (where not given: {_said(values)})"
             how: dict[str, Any] = {"type": option.read} if option.read else {"action": "store_true"}
             sub.add_argument(_flag(name), dest=name, default=argparse.SUPPRESS, help=said, **how)
         sub.add_argument("--quantize", choices=["nf4", "int8"], help="hold the frozen base in 4 or 8 bits (QLoRA)")
@@ -200,6 +201,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=1, help="of the cases; the notebooks' own checks use 0")
     sub.add_argument("--as-root", action="store_true", help="run submissions as root even where nothing shuts them in")
     return parser
+
+
+def _said(values: Mapping[str, Any]) -> str:
+    """The value of the first, and those of the others that differ from it."""
+    first, *others = values.items()
+    words = [str(first[1]), *(f"{value} of {name}" for name, value in others if value != first[1])]
+    return ", ".join(words)
 
 
 def _flag(option: str) -> str:

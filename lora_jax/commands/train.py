@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lora_jax import quantize as quantization
 from lora_jax import transformer
-from lora_jax.adapters import base, placement
+from lora_jax.adapters import base
 from lora_jax.errors import InputError
 from lora_jax.files import atomic, huggingface, models, peft
 from lora_jax.text import datasets, packing
@@ -53,7 +53,7 @@ def train(
     watched = {name: datasets.load(read[name], tokenizer, length, held_out=held_out, seed=seed)[1] for name in watch}
     job = jobs.make_job(method, config, params, key=jax.random.key(seed), remat=remat, options=options)
     if job.frozen is not None:  # before an hour is spent on what could not be saved
-        peft.refuse_tied(params, placement.unstack(params, job.trainable, job.frozen[1]))
+        peft.as_files(job.trainable, job.frozen[1], base=params)
     held = f"{base.num_bytes(params) / 1e6:,.0f} MB{f' in {quantize}' if quantize else ''}"
     say(f"{model}: {held}; {method}: {base.count(job.trainable):,} parameters train, on {_platform()}")
     about = {"model": model, "method": method, "options": options, "dtype": dtype, "quantize": quantize}

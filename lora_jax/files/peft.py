@@ -41,6 +41,15 @@ def save_adapter(
     Raises InputError where there is no adapter, or adapters of several methods, where `base` has a tied embedding that
     an adapter stands on (PEFT adapts one side of the pair only: give an untied base), or where the disk refuses.
     """
+    arrays, config = as_files(adapters, constants, base=base)
+    with atomic.writing_folder(folder) as target:
+        tensors.write(target / WEIGHTS, arrays, {"format": "pt"})
+        text = json.dumps(config | {"base_model_name_or_path": base_name}, indent=2, sort_keys=True) + "\n"
+        atomic.write_bytes(target / CONFIG, text.encode())
+
+
+def as_files(adapters: Tree, constants: Tree, *, base: Tree) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `save_adapter` writes: the tensors by key, and the configuration. Raises InputError as it does."""
     named = placement.unstack(base, adapters, constants)
     form = _format(named)
     refuse_tied(base, named)
@@ -49,16 +58,13 @@ def save_adapter(
               for part, array in form.tensors(path, adapter).items()}  # fmt: skip
     targets = _targets(base, named)
     config = {
-        "base_model_name_or_path": base_name,
         "inference_mode": True,
         "task_type": "CAUSAL_LM",
         **({"target_modules": targets} if targets else {}),
         **form.settings(by_path, targets),
         **form.marks,
     }
-    with atomic.writing_folder(folder) as target:
-        tensors.write(target / WEIGHTS, arrays, {"format": "pt"})
-        atomic.write_bytes(target / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    return arrays, config
 
 
 def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
