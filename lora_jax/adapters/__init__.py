@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lora_jax.adapters import dora, lora
+from lora_jax.adapters import dora, ia3, lora
 from lora_jax.adapters.method import Method
 
-METHODS: dict[str, Method] = {"lora": lora.METHOD, "dora": dora.METHOD}
+METHODS: dict[str, Method] = {"lora": lora.METHOD, "dora": dora.METHOD, "ia3": ia3.METHOD}
 DEFAULT = next(iter(METHODS))  # where a command or a setup names none

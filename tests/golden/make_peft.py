@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from make_transformers import make_model
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
 HERE = Path(__file__).parent
 BASES = {"peft_base": "biases", "peft_base_plain": "ungrouped"}  # with biases on all projections, and with none
@@ -47,6 +47,16 @@ CASES = {  # name: (configuration, its options, base)
         "peft_base",
     ),
     "dora_plain": (LoraConfig, LORA | {"target_modules": LINEAR, "use_dora": True}, "peft_base_plain"),
+    "ia3": (
+        IA3Config,
+        {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+        "peft_base",
+    ),
+    "ia3_plain": (
+        IA3Config,
+        {"target_modules": ["q_proj", "up_proj", "lm_head"], "feedforward_modules": ["up_proj"]},
+        "peft_base_plain",
+    ),
 }
 
 
