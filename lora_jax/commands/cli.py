@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=_positive, default=1000, help="steps of the run")
 
     sub = add("measure", "run training steps for real and record what the device used beside what was planned",
-              "--device gpu", "lora_jax.memory.device")  # fmt: skip
+              "--device gpu", "lora_jax.memory.measured.device")  # fmt: skip
     sub.add_argument("--device", dest="kind", choices=["auto", "cpu", "gpu"], default="auto", help="where")
     sub.add_argument(
         "--model", dest="models", action="append", default=[], help="in place of the device's own grid; may be repeated"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.memory import compiler, hardware, planner, zoo
+from lora_jax.memory import hardware, planner, zoo
+from lora_jax.memory.compiled import compiler
 from lora_jax.memory.ledger import size
 from lora_jax.memory.planner import Budget, CardFit, MethodCost
 from lora_jax.memory.setup import Setup, planning_options
