@@ -32,7 +32,7 @@ def kept(dtype=jnp.float32, adapted=True, **options):
 
     def stream(adapters, constants, params, tokens):
         params = attach(params, adapters, constants) if adapted else params
-        return transformer.hidden_states(CONFIG, params, tokens, **options)[0]
+        return transformer.hidden_states(CONFIG, params, tokens, **options)
 
     trees = adapters, constants, params, tokens
     # The parameters that the backward pass reads are arguments, and not kept anew: they are told apart by their shapes.
