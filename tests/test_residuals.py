@@ -24,9 +24,9 @@ PRODUCTS = {
 }
 
 
-def kept(dtype=jnp.float32, adapted=True, **options):
+def kept(dtype=jnp.float32, adapted=True, beside=None, **options):
     """The shapes of what autodiff keeps of the layers, parameters aside, L in front taken off; all of `dtype`."""
-    params = jax.eval_shape(lambda: init(jax.random.key(0), CONFIG, dtype))
+    params = jax.eval_shape(lambda: init(jax.random.key(0), CONFIG, dtype)) | (beside or {})
     adapters, constants = jax.eval_shape(lambda params: lora.init(jax.random.key(1), params, rank=R), params)
     tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
 
@@ -53,6 +53,13 @@ def test_a_block_keeps_what_its_products_made_and_nothing_else(attention, adapte
 
 def test_remat_keeps_each_blocks_input_alone():
     assert kept(attention="blocks", remat=True) == BLOCK_INPUT
+
+
+@pytest.mark.parametrize("attention", ["scores", "blocks"])
+def test_a_past_adds_nothing_to_what_is_kept(attention):
+    past = transformer.Past(*[jax.ShapeDtypeStruct((L, 9, K, C), jnp.float32)] * 2)
+    assert kept(beside={"past": past}, attention=attention) == sorted(BLOCK_INPUT + PRODUCTS[attention])
+    assert kept(beside={"past": past}, attention=attention, remat=True) == BLOCK_INPUT
 
 
 def test_without_the_policy_far_more_is_kept(monkeypatch):
