@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from make_transformers import make_model
-from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
 HERE = Path(__file__).parent
 BASES = {"peft_base": "biases", "peft_base_plain": "ungrouped"}  # with biases on all projections, and with none
@@ -57,6 +57,8 @@ CASES = {  # name: (configuration, its options, base)
         {"target_modules": ["q_proj", "up_proj", "lm_head"], "feedforward_modules": ["up_proj"]},
         "peft_base_plain",
     ),
+    "prompt": (PromptTuningConfig, {"num_virtual_tokens": 5}, "peft_base"),
+    "prompt_plain": (PromptTuningConfig, {"num_virtual_tokens": 9}, "peft_base_plain"),
 }
 
 
