@@ -55,7 +55,7 @@ def temporary(setup: Setup, trainable: Tree) -> tuple[str, int]:
 
     saved = activations.kept_by_layers(setup, trainable)
     head = min(FLOAT32 * V * D, 2 * N * V * e) if full else 0
-    gradients = num_bytes(trainable["layers"]) + head
+    gradients = num_bytes(trainable.get("layers")) + head
     matrices = (3 * D * F + 2 * D * Q + 2 * D * K if full else 2 * D * F) * e
     again = remat * (D + 2 * Q + 2 * K)
 
