@@ -50,12 +50,37 @@ def scores(
     S, K = k.shape[1:3]
     q = jnp.moveaxis(q.reshape(B, T, K, H // K, C), 1, 3).reshape(B, K, -1, C)  # (B, K, G * T, C)
     k, v = (jnp.moveaxis(x, 1, 2) for x in (k, v))  # (B, K, S, C)
+    out, lse = _at_once(q, k, v, _visible(q_segments, k_segments, S - T))  # (B, K, G * T, C), (B, K, G * T)
+    out = jnp.moveaxis(out.reshape(B, K, -1, T, C), 3, 1).reshape(B, T, H, C)
+    lse = jnp.moveaxis(lse.reshape(B, K, -1, T), 3, 1).reshape(B, T, H)
+    return keep(out, "mixed"), lse
+
+
+@jax.custom_vjp
+def _at_once(q: Array, k: Array, v: Array, visible: Array) -> tuple[Array, Array]:
+    return _mix(q, k, v, visible)[0]
+
+
+def _mix(q: Array, k: Array, v: Array, visible: Array) -> Any:
+    (B, T, S), (K, C) = visible.shape, (q.shape[1], q.shape[3])
     s = (product_f32(q, k.mT) * C**-0.5).reshape(B, K, -1, T, S)  # (B, K, G, T, S)
-    visible = _visible(q_segments, k_segments, S - T)  # (B, T, S)
-    s = jnp.where(visible[:, None, None], s, LOWEST)  # (B, K, G, T, S)
-    out = jax.nn.softmax(s, axis=-1).astype(v.dtype).reshape(B, K, -1, S) @ v  # (B, K, G * T, C)
-    lse = jnp.moveaxis(jax.nn.logsumexp(s, axis=-1), 3, 1).reshape(B, T, H)
-    return keep(jnp.moveaxis(out.reshape(B, K, -1, T, C), 3, 1).reshape(B, T, H, C), "mixed"), lse
+    s = jnp.where(visible[:, None, None], s, LOWEST).reshape(B, K, -1, S)  # (B, K, G * T, S)
+    weights = jax.nn.softmax(s, axis=-1)
+    return (weights.astype(v.dtype) @ v, jax.nn.logsumexp(s, axis=-1)), (q, k, v, weights)
+
+
+def _unmix(kept: Any, d: tuple[Array, Array]) -> Any:
+    """What autodiff would do, in one order for every compiler: rounded weights are let go before their gradient is."""
+    (d_out, d_lse), (q, k, v, weights) = d, kept
+    d_v = weights.astype(d_out.dtype).mT @ d_out  # (B, K, S, C)
+    d_v, d_out, weights = jax.lax.optimization_barrier((d_v, d_out, weights))
+    d_weights = product_f32(d_out, v.mT)  # (B, K, G * T, S)
+    delta = jnp.sum(weights * d_weights, axis=-1) - d_lse  # as in blocks, below
+    d_s = (weights * (d_weights - delta[..., None]) * q.shape[-1] ** -0.5).astype(q.dtype)  # (B, K, G * T, S)
+    return d_s @ k, d_s.mT @ q, d_v, None
+
+
+_at_once.defvjp(_mix, _unmix)
 
 
 def blocks(

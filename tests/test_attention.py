@@ -114,6 +114,25 @@ def test_a_past_is_attended_to_as_if_it_stood_in_every_segment_of_every_row(shap
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_derivative_of_all_scores_is_what_autodiff_makes(dtype):
+    B, T, S, H, K, C = 2, 70, 90, 6, 2, 10
+    q, k, v, d = (
+        jax.random.normal(jax.random.key(n), (B, K, *shape), dtype)
+        for n, shape in enumerate([(H // K * T, C), (S, C), (S, C), (H // K * T, C)])
+    )
+    d_lse = jax.random.normal(jax.random.key(4), (B, K, H // K * T))
+    visible = attention._visible(jnp.ones((B, T), int), jnp.ones((B, S), int).at[:, :5].set(2), S - T)
+    own, auto = (
+        jax.jit(lambda q, k, v, of=of: jax.vjp(lambda *x: of(*x, visible), q, k, v)[1]((d, d_lse)))(q, k, v)
+        for of in (attention._at_once, lambda *x: attention._mix(*x)[0])
+    )
+    for name, got, want in zip("qkv", own, auto, strict=True):
+        assert got.dtype == want.dtype
+        sums = rounding(3 * C + 2 * S + T * H // K) if dtype == "float32" else rounding(4, dtype)
+        close({name: got}, {name: want}, sums)
+
+
 def test_an_unknown_attention_is_refused():
     with pytest.raises(InputError, match="there is no attention 'sparse': choose auto, scores, blocks, cudnn"):
         attention.choose("sparse")

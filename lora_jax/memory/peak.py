@@ -8,24 +8,28 @@ activations, the gradients, and the working set of one layer, which is its feed-
 
 - Feed-forward, arrays of F: the gradients of gate, of up and of their product, 3; the product, if down_proj's gradient
   needs it, 1; gate and up, if they were rematerialized, 2. A bfloat16 product that has two terms (of W and of an
-  adapter), or that is of a dequantized W, is float32 before it is rounded: as much again as the 3.
+  adapter) is float32 before it is rounded: as much again as the 3 and the 2; one of a dequantized W, as the 3. With an
+  adapter of rank 1 XLA multiplies by elements, in float32: 3 more (the same step of rank 2 does without them).
 - Beside them, arrays of D: the stream's gradient and both normed inputs, 3; one more if the feed-forward trains. With
   rematerialized blocks the stream, q, k, v and the mixed values: D + 2 Q + 2 K; by scores, the softmax too.
-- Attention, going back: the gradients of q, k, v and the mixed values, 2 Q + 2 K. Of all scores the float32 softmax,
-  its gradient and the scores', in the stream's dtype. And the softmax once more: rounded to bfloat16, 2 bytes, if full
-  fine-tuning rematerializes, and 1 with adapters (of which some plans have it and some have not); with adapters in
-  float32 4, if they rematerialize (so in JAX 0.12, not in 0.10). Of one pair of blocks the softmax and its gradient,
-  both in float32 and rounded, and the gradients of k and v, which grow in float32.
+- Attention, going back: the block's input, its norm and the gradients of both, 4 of D; the gradients of q, k, v and the
+  mixed values, 2 Q + 2 K; q, k and v, if they were rematerialized. Of all scores the softmax and its gradient in
+  float32, and the scores' gradient in the stream's dtype. Of one pair of blocks the softmax and its gradient, both in
+  float32 and rounded, and the gradients of k and v, which grow in float32.
 - Attention by scores, going forward: the scores, what hides some of them, the softmax, and a byte that says which.
-- To the layer's end the feed-forward's 3 wait for the gradients of its weights. If full fine-tuning rematerializes they
-  are 2 (1 to 4 were seen). With adapters in bfloat16 they are float32, twice as much; with adapters and rematerialized
-  blocks they are 3 less.
+- To the layer's end the feed-forward's 3 wait for the gradients of its weights. With adapters in bfloat16 they are
+  float32, twice as much, but rounded by the time that all scores are largest; with adapters in float32 and
+  rematerialized blocks none is left.
 
 To this come a layer's matrices, as gradients if they train, else two of them as they are multiplied with. Scores have
 the queries of all layers laid out anew between the passes. The head's gradient is float32, as chunks of the loss add up
-to it; of few tokens it is formed late, and the logits' gradient waits for it. In the loss there are one chunk's logits
-and their gradient, and arrays of D: the last layer's stream, its norm and the gradient that goes back, 3. In the update
-there is every gradient; the embedding's comes last, so that it was not there before.
+to it; of few tokens it is formed late, and the logits' gradient waits for it.
+
+In the loss there are one chunk's logits and their gradient, and arrays of D: the last layer's stream, its norm and the
+gradient that goes back, 3. In full fine-tuning the head's gradient besides; and if there is more than one chunk, what
+starts as zeros is there already: the layers' gradients, the embedding's if that is not the head's twin, and in bfloat16
+what a chunk adds to the head's, rounded. In the update there is every gradient; the embedding's comes last, so that it
+was not there before.
 
 Every count stays or grows with batch and length, and so does the estimate. XLA also pads, fuses and reorders, each
 version in its own way: hence MARGIN. docs/memory.md has the error on steps that were drawn before this was written.
@@ -52,27 +56,30 @@ def temporary(setup: Setup, trainable: Tree) -> tuple[str, int]:
     full, mlp = "embed_tokens" in trainable, activations.trains(trainable, "mlp")
     adapted, rounded = mlp and not full, e < FLOAT32
     sums = rounded and (adapted or setup.quantize is not None)
+    thin = rounded and adapted and setup.options.get("rank") == 1
 
     saved = activations.kept_by_layers(setup, trainable)
     head = min(FLOAT32 * V * D, 2 * N * V * e) if full else 0
     gradients = num_bytes(trainable.get("layers")) + head
     matrices = (3 * D * F + 2 * D * Q + 2 * D * K if full else 2 * D * F) * e
-    again = remat * (D + 2 * Q + 2 * K)
 
-    wide = 3 + mlp + 2 * remat + 3 * sums
-    feed_forward = N * e * (wide * F + (3 + mlp) * D + again)
-    softmax_again = 4 * (adapted and remat) if not rounded else 2 * remat if full else 1  # bytes
-    feed_forward += by_scores * remat * S * (FLOAT32 + e + 4 * (adapted and not rounded))
-    waiting = 3 - remat if full else mlp * 3 * (rounded + (not remat))
-    attention = N * e * (waiting * F + 4 * D + 2 * Q + 2 * K + again)
-    attention += S * (FLOAT32 + 2 * e + softmax_again) if by_scores else 2 * S * (FLOAT32 + e) + 2 * N * K * FLOAT32
+    wide = 3 + mlp + 2 * remat + sums * (3 + 2 * remat * adapted) + 3 * thin
+    feed_forward = N * e * (wide * F + (3 + mlp) * D + remat * (D + 2 * Q + 2 * K))
+    feed_forward += by_scores * remat * S * (FLOAT32 + e * rounded)
+    waiting = 3 if full else mlp * 3 * ((rounded or not remat) + (rounded and not by_scores))
+    attention = N * e * (waiting * F + 4 * D + 2 * Q + 2 * K + remat * (Q + 2 * K))
+    attention += S * (2 * FLOAT32 + e) if by_scores else 2 * S * (FLOAT32 + e) + 2 * N * K * FLOAT32
     layers = saved + gradients + matrices + max(feed_forward, attention)
     if by_scores:
         forward = S * (2 * FLOAT32 + e + 1) + N * e * (D + Q + 2 * K)
         between = (gradients if full else 0) + (0 if remat else c.num_hidden_layers * N * Q * e)
         layers = max(layers, saved + forward, saved + between)
 
-    padded = V * D * e if rounded and V % 8 else 0  # cuBLAS wants the head's columns in eights
-    loss = saved + 3 * N * D * e + 2 * min(N, few) * V * e + (FLOAT32 * V * D if full else 0) + padded
+    zeros = full and few < N  # of more than one chunk
+    # The head's size in bfloat16: what a chunk adds to its gradient, or the head padded, as cuBLAS wants eights.
+    twice = V * D * e if rounded and (zeros or V % 8) else 0
+    loss = saved + 3 * N * D * e + 2 * min(N, few) * V * e + (FLOAT32 * V * D if full else 0) + twice
+    if zeros:
+        loss += num_bytes(trainable.get("layers")) + (0 if c.tie_word_embeddings else V * D * e)
     update = gradients + (V * D * e if full else 0)
     return max(("layers", layers), ("loss", loss), ("update", update), key=lambda moment: moment[1])
