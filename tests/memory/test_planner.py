@@ -45,7 +45,7 @@ PUBLISHED = {
 }
 OURS = {"100b": 100_000_000_000, "stories-2.8m": 2_755_008, "gpt3-175b": 174_566_105_088}
 GIVEN = {"method": "lora", "rank": None, "targets": None, "freeze_a": False, "quantize": None, "batch_size": 1}
-GIVEN |= {"length": 1024, "remat": False, "attention": "blocks", "dtype": "bfloat16", "optimizer": "adamw"}
+GIVEN |= {"length": 1024, "remat": False, "attention": "blockwise", "dtype": "bfloat16", "optimizer": "adamw"}
 GIVEN |= {"card": None, "compile": False, "seconds_per_step": None, "steps": 1000, "model": "llama3.1-8b"}
 LLAMA = Setup(zoo.config("llama3.1-8b"), options={"rank": 16})
 
@@ -242,15 +242,15 @@ def test_what_a_run_costs_by_hand():
 
 def test_the_text_names_what_was_planned():
     text, found = said()
-    assert "41,943,040 train" in text and "attention in blocks, nothing rematerialized" in text
+    assert "41,943,040 train" in text and "blockwise attention, nothing rematerialized" in text
     assert "a third party's listing of rental prices, 2026-03-21" in text
     assert all(card.name in text for card in hardware.NVIDIA.values())
     assert "lora nf4 " in text and "A T4 has no bfloat16" in text
-    assert json.loads(json.dumps(found))["setup"]["attention"] == "blocks"
+    assert json.loads(json.dumps(found))["setup"]["attention"] == "blockwise"
     assert len(found["cards"]) == len(hardware.NVIDIA)
-    more = {"attention": "scores", "remat": True, "quantize": "int8", "freeze_a": True, "targets": ["q_proj", "v_proj"]}
+    more = {"attention": "dense", "remat": True, "quantize": "int8", "freeze_a": True, "targets": ["q_proj", "v_proj"]}
     text, found = said(card="l4", length=200_000, **more)
-    assert "attention in scores, blocks rematerialized" in text
+    assert "dense attention, blocks rematerialized" in text
     assert "lora int8, rank 16, targets q_proj v_proj, freeze_a: " in text
     assert [fit["card"] for fit in found["cards"]] == ["l4"]
     assert "200,000 tokens are more than the 131,072 positions" in text
