@@ -77,9 +77,9 @@ def core() -> tuple[str, str]:
     first = f"Fine-tune a real language model with LoRA, in {about}, written to be read.\n"
     said = (
         f"The model, LoRA and training are {len(CORE)} files, with their lines of code: {', '.join(links[:-1])} and "
-        f"{links[-1]}. That is {code:,} lines of code, and {lines:,} lines with docstrings, comments and blank lines.\n"
+        f"{links[-1]}. That is {code:,} lines of code, and {lines:,} lines with docstrings, comments and blank lines."
     )
-    return first, said
+    return first, textwrap.fill(said, 119, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def family() -> str:
