@@ -25,7 +25,7 @@ from draw import draw
 
 from lora_jax.files.atomic import write_bytes
 from lora_jax.memory import peak
-from lora_jax.memory.compiler import CARD_FLAGS
+from lora_jax.memory.compiled.compiler import CARD_FLAGS
 from lora_jax.memory.estimate import estimate
 from lora_jax.memory.setup import Setup
 
@@ -46,7 +46,7 @@ def compiled(setup: Setup) -> int | str:
     """The bytes that XLA plans for the step, or the sentence that says why there is no plan."""
     import jax
 
-    from lora_jax.memory.compile_step import placed
+    from lora_jax.memory.compiled.compile_step import placed
     from lora_jax.memory.steps import build
 
     step = build(setup)

@@ -9,10 +9,10 @@ from lora_jax.errors import InputError
 from lora_jax.files.compilation import keep_compiled_programs
 from lora_jax.files.models import load_model, load_tokenizer
 from lora_jax.files.peft import load_adapter, save_adapter
-from lora_jax.generation import generate
+from lora_jax.generation import Cache, decode, generate, init_cache
 from lora_jax.rope import RopeScaling
 from lora_jax.training import evaluate, make_step
-from lora_jax.transformer import Cache, Config, forward, init, init_cache, loss, untie
+from lora_jax.transformer import Config, Past, forward, init, loss, read, untie
 from lora_jax.tuning.loop import NonFiniteLoss, State, fit
 from lora_jax.weights import Biased, Weight
 
@@ -27,11 +27,13 @@ __all__ = [
     "InputError",
     "Method",
     "NonFiniteLoss",
+    "Past",
     "RopeScaling",
     "State",
     "Weight",
     "attach",
     "count",
+    "decode",
     "evaluate",
     "fit",
     "forward",
@@ -46,6 +48,7 @@ __all__ = [
     "make_step",
     "merge",
     "num_bytes",
+    "read",
     "save_adapter",
     "untie",
 ]

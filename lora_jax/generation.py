@@ -1,6 +1,7 @@
 """Sampling: read the prompts at once (prefill), then a token at a time with the cache (decode), compiled once.
 
-Letters: B prompts in the batch, T tokens in the padded prompt, N new tokens, V vocabulary.
+Letters: B prompts in the batch, T tokens in the padded prompt (or in this call), N new tokens, V vocabulary; of a
+cache: L layers, S slots, K key/value heads, C head size.
 """
 
 from __future__ import annotations
@@ -16,9 +17,73 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.errors import InputError
-from lora_jax.transformer import Cache, Config, Params, forward, head, hidden_states, init_cache
+from lora_jax.transformer import Config, Params, head, past_length, read_prompt, run_layers
+from lora_jax.weights import pytree
 
 PROMPT_BUCKET = 32  # prompts are padded to a multiple of this, so that most lengths share one compiled program
+
+
+@pytree
+class Cache:
+    """Keys and values of the tokens so far. A slot is seen only from its own row and segment; segment 0 is empty."""
+
+    k: Any  # (L, B, S, K, C)
+    v: Any  # (L, B, S, K, C)
+    segments: Any  # (B, S) int32
+    length: Any  # () int32, the slots filled: the next call's keys go behind them
+
+
+def init_cache(config: Config, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
+    """An empty cache with room for `slots` tokens a row: all that will ever be written, since none is let go."""
+    shape = (config.num_hidden_layers, batch, slots, config.num_key_value_heads, config.head_dim)
+    empty = jnp.zeros((batch, slots), jnp.int32)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, jnp.zeros((), jnp.int32))
+
+
+def extend(
+    config: Config,
+    params: Params,
+    inputs: Int[ArrayLike, "B T"] | Float[ArrayLike, "B T D"],
+    cache: Cache,
+    *,
+    positions: Int[ArrayLike, "B T"] | None = None,
+    segments: Int[ArrayLike, "B T"] | None = None,
+    attention: str = "auto",
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """The normed stream of inputs that go on from what the cache holds, and the cache with their keys and values.
+
+    Without `positions` they count on from the filled slots. Raises InputError where the cache is too small.
+    """
+    B, T = jnp.shape(inputs)[:2]
+    if (slots := cache.segments.shape[1]) < T:
+        raise InputError(f"{T} tokens do not fit a cache of {slots} slots: make it larger")
+    segments = jnp.ones((B, T), jnp.int32) if segments is None else jnp.asarray(segments)
+    if positions is None:
+        positions = cache.length + jnp.broadcast_to(jnp.arange(T), (B, T))  # (B, T)
+    x, fresh = run_layers(
+        config,
+        params,
+        inputs,
+        positions=positions,
+        segments=segments,
+        cached=(cache.k, cache.v, cache.segments),
+        gather=True,
+        attention=attention,
+    )
+    write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=cache.length)
+    k, v = (write(old, new.astype(old.dtype), axis=2) for old, new in zip((cache.k, cache.v), fresh, strict=True))
+    return x, Cache(k, v, write(cache.segments, segments, axis=1), cache.length + T)
+
+
+def decode(
+    config: Config, params: Params, inputs: Any, cache: Cache, **options: Any
+) -> tuple[Float[Array, "B T V"], Cache]:
+    """Logits, as `forward` gives them, of inputs that go on from what the cache holds, and the cache with theirs added.
+
+    Options are those of `extend`: `positions`, `segments` and `attention`.
+    """
+    x, cache = extend(config, params, inputs, cache, **options)
+    return x @ head(params), cache
 
 
 def choose(
@@ -56,14 +121,16 @@ def sample(
     """`new_tokens` tokens for each prompt; after a row's `end_id` the row holds only `end_id`.
 
     Prompts are padded on the left: `segments` is 0 on padding and 1 on the prompt. It stops early once all rows ended.
+    What stands before all of them (the `past` and the `prompt` of `params`) is read once.
     """
+    params = read_prompt(config, params)
     prompts, segments = jnp.asarray(prompts), jnp.asarray(segments)
     B, T = prompts.shape
     offset = jnp.argmax(segments, axis=1)  # (B,) the padding before each prompt
     dtype = jax.eval_shape(lambda: params["embed_tokens"][prompts]).dtype
-    cache: Cache | None = init_cache(config, B, T + new_tokens, dtype)
+    cache = init_cache(config, B, T + new_tokens, dtype)
     positions = jnp.maximum(jnp.arange(T) - offset[:, None], 0)  # (B, T)
-    x, cache = hidden_states(config, params, prompts, positions=positions, segments=segments, cache=cache)
+    x, cache = extend(config, params, prompts, cache, positions=positions, segments=segments)
     key, subkey = jax.random.split(key)
     first = choose(subkey, x[:, -1] @ head(params), temperature, top_k, top_p)  # (B,), from the last position alone
     written = jnp.full((B, new_tokens), end_id, jnp.int32).at[:, 0].set(first)  # (B, N)
@@ -72,15 +139,15 @@ def sample(
         n, _, _, last, _ = state
         return (n < new_tokens) & jnp.any(last != end_id)
 
-    def decode(state: Any) -> Any:
+    def one_more(state: Any) -> Any:
         n, cache, written, last, key = state
         key, subkey = jax.random.split(key)
         positions = (T + n - 1 - offset)[:, None]  # (B, 1)
-        logits, cache = forward(config, params, last[:, None], positions=positions, cache=cache)
+        logits, cache = decode(config, params, last[:, None], cache, positions=positions)
         token = jnp.where(last == end_id, end_id, choose(subkey, logits[:, -1], temperature, top_k, top_p))  # (B,)
         return n + 1, cache, written.at[:, n].set(token), token, key
 
-    return jax.lax.while_loop(unfinished, decode, (1, cache, written, first, key))[2]
+    return jax.lax.while_loop(unfinished, one_more, (1, cache, written, first, key))[2]
 
 
 def generate(
@@ -109,12 +176,13 @@ def generate(
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p must be above 0 and at most 1, not {top_p}")
     length = -(-max(map(len, encoded)) // PROMPT_BUCKET) * PROMPT_BUCKET
+    longest = past_length(config, params) + length
     tokens, segments = np.zeros((2, len(encoded), length), np.int32)
     for row, ids in enumerate(encoded):
         tokens[row, length - len(ids) :], segments[row, length - len(ids) :] = ids, 1
-    if length + new_tokens > config.max_position_embeddings:
+    if longest + new_tokens > config.max_position_embeddings:
         raise InputError(
-            f"a prompt of up to {length} tokens and {new_tokens} new ones are more than the "
+            f"a prompt of up to {longest} tokens and {new_tokens} new ones are more than the "
             f"{config.max_position_embeddings} positions that this model was made for"
         )
     end_id = -1 if tokenizer.eos_id is None else tokenizer.eos_id

@@ -82,8 +82,8 @@ class _Quantized(Weight):
 
 @jax.custom_vjp
 def _product(x: Array, w: Any) -> Array:
-    # The barrier makes the matrix wait for x: else XLA sees that it depends on the codes alone, and in generation it
-    # takes the matrix of a layer that is a run of its own out of the loop over tokens and holds it throughout.
+    # The barrier makes the matrix wait for x: else XLA sees that it depends on the codes alone, and in generation by a
+    # model of one layer, where no loop over layers is left, it takes it out of the loop over tokens and holds it.
     x, w = jax.lax.optimization_barrier((x, w))
     return jnp.matmul(x, w.dense(x.dtype), preferred_element_type=jnp.float32).astype(x.dtype)
 
@@ -244,5 +244,4 @@ def quantize_layers(params: Any, kind: str, *, double_quantization: bool = True)
             return {name: walk(child) for name, child in node.items()}
         return kinds[kind](node) if len(node.shape) == 3 else node
 
-    runs = params["layers"]
-    return {**params, "layers": tuple(map(walk, runs)) if isinstance(runs, tuple) else walk(runs)}
+    return {**params, "layers": walk(params["layers"])}

@@ -1,8 +1,8 @@
 """A Llama-style decoder in pure JAX: functions over a dict of arrays, in the order that data flows.
 
 Letters: B batch, T time (tokens in this call), N = B * T (rows of a product), S slots (keys in sight: cached ones, then
-this call's), D model width, F feed-forward width, H query heads, K key/value heads, G = H / K, C head size, P = C / 2
-pairs that rotate together, V vocabulary, L layers.
+this call's), P positions of the past, D model width, F feed-forward width, H query heads, K key/value heads, G = H / K,
+C head size (C / 2 pairs of features rotate together), V vocabulary, L layers.
 
 A weight is anything you can right-multiply by (`weights.py`); nothing here knows whether one is adapted or quantized.
 A `named_scope` changes no number: it says what an operation is for, in a profile and in the compiler's plan.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -65,6 +64,9 @@ def init(key: PRNGKeyArray, config: Config, dtype: Any = jnp.float32, std: float
 
     `{"embed_tokens", "layers": {"input_layernorm", "self_attn": {...}, "post_attention_layernorm", "mlp": {...}},
     "norm"}` and, where the head is not tied, `"lm_head"` of (D, V).
+
+    Two more entries may be put beside them: `"past"`, a `Past`, which stands before every sequence, and `"prompt"`,
+    embeddings (P, D) of tokens with which every sequence begins, behind the past where there are both.
     """
     D, V, L = config.hidden_size, config.vocab_size, config.num_hidden_layers
     keys = iter(jax.random.split(key, 9))
@@ -86,20 +88,14 @@ def init(key: PRNGKeyArray, config: Config, dtype: Any = jnp.float32, std: float
 
 
 @pytree
-class Cache:
-    """Keys and values already computed, or learned. A slot is seen only from its own segment; segment 0 is empty."""
+class Past:
+    """Keys and values at positions 0 to P - 1, before every segment of every row: one copy for all, only read.
 
-    k: Any  # (L, B, S, K, C)
-    v: Any  # (L, B, S, K, C)
-    segments: Any  # (B, S) int32
-    length: Any  # () int32, the slots filled: the next call's keys go behind them
+    Learned ones are a prefix (arXiv 2101.00190). Those of a prompt that all sequences share are what `read` gives.
+    """
 
-
-def init_cache(config: Config, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache with room for `slots` tokens a row: all that will ever be written, since none is let go."""
-    shape = (config.num_hidden_layers, batch, slots, config.num_key_value_heads, config.head_dim)
-    empty = jnp.zeros((batch, slots), jnp.int32)
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, jnp.zeros((), jnp.int32))
+    k: Any  # (L, P, K, C), already rotated
+    v: Any  # (L, P, K, C)
 
 
 @jax.named_scope("norm")
@@ -120,14 +116,16 @@ def block(
     attend: Callable[..., Any],
     layer: Params,
     x: Float[Array, "N D"],
-    angles: Float[Array, "B T P"],
+    angles: Float[Array, "B T pairs"],
     segments: Int[Array, "B T"],
-    past: Any,
-) -> Any:
+    past: Any = None,
+    cached: Any = None,
+) -> tuple[Float[Array, "N D"], Any]:
     """One layer: attention, then the gated feed-forward, each added to the stream.
 
     Tokens stand side by side, N = B * T: only attention tells sequences apart, and plain matrices multiply fastest.
-    `past` is (keys, values, segments) of the cache or None. Returns the stream and this call's (keys, values).
+    `past` is one layer of a `Past`, `cached` (keys, values, segments) of (B, S, ...), one layer of a cache; each may be
+    None. Returns the stream and this call's (keys, values).
     """
     B, T = segments.shape
     attn, mlp = layer["self_attn"], layer["mlp"]
@@ -139,11 +137,11 @@ def block(
         v = (h @ attn["v_proj"]).reshape(B, T, -1, config.head_dim)  # (B, T, K, C)
         q, k, v = keep(rope(q, angles), "q"), keep(rope(k, angles), "k"), keep(v, "v")
         keys, values, k_segments = k, v, segments
-        if past is not None:
-            keys = jnp.concatenate([past[0].astype(k.dtype), k], axis=1)  # (B, S, K, C)
-            values = jnp.concatenate([past[1].astype(v.dtype), v], axis=1)  # (B, S, K, C)
-            k_segments = jnp.concatenate([past[2], segments], axis=1)  # (B, S)
-        mixed = attend(q, keys, values, segments, k_segments).reshape(B * T, -1)  # (N, H * C)
+        if cached is not None:
+            keys = jnp.concatenate([cached[0].astype(k.dtype), k], axis=1)  # (B, S, K, C)
+            values = jnp.concatenate([cached[1].astype(v.dtype), v], axis=1)  # (B, S, K, C)
+            k_segments = jnp.concatenate([cached[2], segments], axis=1)  # (B, S)
+        mixed = attend(q, keys, values, segments, k_segments, past).reshape(B * T, -1)  # (N, H * C)
         x = keep(x + mixed @ attn["o_proj"], "stream")  # (N, D)
 
     with jax.named_scope("mlp"):
@@ -153,64 +151,91 @@ def block(
 
 
 @jax.named_scope("layers")
-def hidden_states(
+def run_layers(
     config: Config,
     params: Params,
     inputs: Int[ArrayLike, "B T"] | Float[ArrayLike, "B T D"],
     *,
     positions: Int[ArrayLike, "B T"] | None = None,
     segments: Int[ArrayLike, "B T"] | None = None,
-    cache: Cache | None = None,
+    cached: Any = None,
+    gather: bool = False,
     remat: bool = False,
     attention: str = "auto",
-) -> tuple[Float[Array, "B T D"], Cache | None]:
-    """The normed stream after the last layer, and the cache with this call's keys and values added.
+) -> tuple[Float[Array, "B T D"], Any]:
+    """The normed stream after the last layer; and this call's (keys, values), each (L, B, T, K, C), to `gather` them.
 
-    `params["layers"]` is one stacked run of layers or a tuple of runs, scanned in turn. `remat` keeps only each block's
-    input for the backward pass and computes the rest again.
+    `cached` is (keys, values, segments) of a cache, (L, B, S, K, C) twice and (B, S). The other options: see `forward`.
     """
+    params = read_prompt(config, params, remat=remat, attention=attention)
     inputs = jnp.asarray(inputs)
-    embedded = jnp.issubdtype(inputs.dtype, jnp.floating)
-    x = inputs if embedded else params["embed_tokens"][inputs]  # (B, T, D)
+    x = inputs if jnp.issubdtype(inputs.dtype, jnp.floating) else params["embed_tokens"][inputs]  # (B, T, D)
     B, T, _ = x.shape
     segments = jnp.ones((B, T), jnp.int32) if segments is None else jnp.asarray(segments)
-    if positions is None:
-        positions = (0 if cache is None else cache.length) + jnp.broadcast_to(jnp.arange(T), (B, T))  # (B, T)
-    frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)  # (P,)
-    angles = jnp.asarray(positions)[..., None] * frequencies  # (B, T, P)
-
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T)) if positions is None else jnp.asarray(positions)
+    frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)  # (C / 2,)
+    angles = (past_length(config, params) + positions)[..., None] * frequencies  # (B, T, C / 2)
     attend = attentions.choose(attention)
 
     def body(x: Array, scanned: Any) -> Any:
-        layer, past = scanned
-        past = None if past is None else (*past, cache.segments)  # type: ignore[union-attr]
-        x, kv = block(config, attend, layer, x, angles, segments, past)
-        return x, (None if cache is None else kv)
+        layer, past, kv = scanned
+        x, kv = block(config, attend, layer, x, angles, segments, past, kv and (*kv, cached[2]))
+        return x, kv if gather else None
 
     policy = jax.checkpoint_policies.save_only_these_names(*(() if remat else KEPT))
     body = jax.checkpoint(body, prevent_cse=False, policy=policy)
-    x = x.reshape(B * T, -1)  # (N, D)
-    runs = params["layers"] if isinstance(params["layers"], tuple) else (params["layers"],)
-    start: int = 0
-    fresh: list[Any] = []
-    for run in runs:
-        stop = start + run["input_layernorm"].shape[0]
-        past = None if cache is None else (cache.k[start:stop], cache.v[start:stop])  # (run, B, S, K, C)
-        x, kv = jax.lax.scan(body, x, (run, past))
-        start, fresh = stop, [*fresh, kv]
-    x = rms_norm(x, params["norm"], config.rms_norm_eps).reshape(B, T, -1)  # (B, T, D)
-    return x, None if cache is None else _extend(cache, jax.tree.map(lambda *a: jnp.concatenate(a), *fresh), segments)
+    scanned = params["layers"], params.get("past"), cached and cached[:2]
+    x, kv = jax.lax.scan(body, x.reshape(B * T, -1), scanned)  # (N, D)
+    return rms_norm(x, params["norm"], config.rms_norm_eps).reshape(B, T, -1), kv
 
 
-def _extend(cache: Cache, fresh: tuple[Array, Array], segments: Int[Array, "B T"]) -> Cache:
-    """The cache with this call's keys and values (L, B, T, K, C) written behind what it holds."""
-    if segments.shape[1] > cache.segments.shape[1]:
-        raise InputError(
-            f"{segments.shape[1]} tokens do not fit a cache of {cache.segments.shape[1]} slots: make it larger"
-        )
-    write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=cache.length)
-    k, v = (write(old, new.astype(old.dtype), axis=2) for old, new in zip((cache.k, cache.v), fresh, strict=True))
-    return Cache(k, v, write(cache.segments, segments, axis=1), cache.length + segments.shape[1])
+def hidden_states(config: Config, params: Params, inputs: Any, **options: Any) -> Float[Array, "B T D"]:
+    """The normed stream after the last layer, of which `head` makes logits; inputs and options as in `forward`."""
+    return run_layers(config, params, inputs, **options)[0]
+
+
+def read(
+    config: Config,
+    params: Params,
+    inputs: Int[ArrayLike, " P"] | Float[ArrayLike, "P D"],
+    *,
+    remat: bool = False,
+    attention: str = "auto",
+) -> Past:
+    """What tokens (P,) or embeddings (P, D) leave for all that follows them: their keys and values, as a `Past`.
+
+    They depend on nothing that follows, so a prompt that many sequences share is read once, and not once a sequence:
+    `params | {"past": read(config, params, tokens)}`. What `params` hold as their past stays in front of the new keys;
+    their `prompt` stands behind them, and is not read.
+    """
+    params = {name: leaf for name, leaf in params.items() if name != "prompt"}
+    row = jnp.asarray(inputs)[None]  # (1, P) or (1, P, D)
+    _, kv = run_layers(config, params, row, gather=True, remat=remat, attention=attention)  # (L, 1, P, K, C) each
+    new = Past(*(x[:, 0] for x in kv))  # (L, P, K, C) each
+    if "past" not in params:
+        return new
+    return jax.tree.map(lambda old, new: jnp.concatenate([old, new.astype(old.dtype)], axis=1), params["past"], new)
+
+
+def read_prompt(config: Config, params: Params, **options: Any) -> Params:
+    """`params` with their prompt, where they have one, read into their past."""
+    if "prompt" not in params:
+        return params
+    past_length(config, params)  # the shapes are right
+    past = read(config, params, params["prompt"].astype(params["embed_tokens"].dtype), **options)
+    return {name: leaf for name, leaf in params.items() if name != "prompt"} | {"past": past}
+
+
+def past_length(config: Config, params: Params) -> int:
+    """P: how many positions the past and the prompt of `params` take. Raises InputError for those of another model."""
+    L, K, C, D = config.num_hidden_layers, config.num_key_value_heads, config.head_dim, config.hidden_size
+    k, v = (params["past"].k.shape, params["past"].v.shape) if "past" in params else ((L, 0, K, C),) * 2
+    prompt = params["prompt"].shape if "prompt" in params else (0, D)
+    if not k == v == (L, k[1], K, C):
+        raise InputError(f"the past holds keys {k} and values {v}: for this model both are ({L}, P, {K}, {C})")
+    if prompt != (prompt[0], D):
+        raise InputError(f"the prompt is {prompt}: for this model it is (P, {D})")
+    return k[1] + prompt[0]
 
 
 def head(params: Params) -> Any:
@@ -228,15 +253,14 @@ def untie(params: Params) -> Params:
     return params if "lm_head" in params else params | {"lm_head": params["embed_tokens"].T}
 
 
-def forward(config: Config, params: Params, inputs: Any, *, cache: Cache | None = None, **options: Any) -> Any:
-    """Logits (B, T, V) for tokens (B, T) or embeddings (B, T, D); with a cache, `(logits, cache)`.
+def forward(config: Config, params: Params, inputs: Any, **options: Any) -> Float[Array, "B T V"]:
+    """Logits for tokens (B, T) or embeddings (B, T, D), behind the past and the prompt of `params`.
 
-    Options: `positions` (B, T), where they do not simply count on; `segments` (B, T), where a token sees only its own
-    segment (documents packed side by side; padding is segment 0); `remat`.
+    Options: `positions` (B, T), where they do not simply count on from the end of the past; `segments` (B, T), where a
+    token sees only its own segment and the past (documents packed side by side; padding is segment 0); `remat`, to keep
+    only each block's input for the backward pass and compute the rest again; `attention`, by name.
     """
-    x, cache = hidden_states(config, params, inputs, cache=cache, **options)
-    logits = _logits(params, x)  # (B, T, V)
-    return logits if cache is None else (logits, cache)
+    return _logits(params, hidden_states(config, params, inputs, **options))
 
 
 def target_mask(batch: Batch) -> Float[Array, "B T"]:
@@ -259,7 +283,7 @@ def loss(
     `segments` (B, T) and `positions` (B, T).
     """
     where = {name: batch[name] for name in ("segments", "positions") if name in batch}
-    x, _ = hidden_states(config, params, batch["tokens"], remat=remat, attention=attention, **where)  # (B, T, D)
+    x = hidden_states(config, params, batch["tokens"], remat=remat, attention=attention, **where)  # (B, T, D)
     targets = jnp.roll(batch["tokens"], -1, axis=1)  # (B, T); the last is never learned
     mask = target_mask(batch)  # (B, T)
     name = "lm_head" if "lm_head" in params else "embed_tokens"

@@ -7,7 +7,7 @@ import pytest
 from close import forward_pass, rounding
 
 from lora_jax.errors import InputError
-from lora_jax.generation import choose, generate, sample
+from lora_jax.generation import choose, decode, generate, init_cache, sample
 from lora_jax.transformer import Config, forward, init
 
 CONFIG = Config(
@@ -188,6 +188,11 @@ def test_a_bfloat16_model_generates(params, prompts):
     halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     found = sample(CONFIG, halved, *prompts[:2], jax.random.key(0), new_tokens=NEW)
     assert found.shape == (4, NEW) and found.dtype == jnp.int32
+
+
+def test_a_cache_that_is_too_small_is_named(params, prompts):
+    with pytest.raises(InputError, match="12 tokens do not fit a cache of 11 slots: make it larger"):
+        decode(CONFIG, params, prompts[0], init_cache(CONFIG, 4, 11))
 
 
 @pytest.mark.parametrize(

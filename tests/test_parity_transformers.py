@@ -17,11 +17,12 @@ from jaxtyping import TypeCheckError
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from lora_jax import attention, transformer
+from lora_jax import attention, generation, transformer
 from lora_jax.files import huggingface
 from lora_jax.files.assemble import disassemble
+from lora_jax.generation import Cache, init_cache
 from lora_jax.rope import RopeScaling, rope_frequencies
-from lora_jax.transformer import Cache, Config, init, init_cache
+from lora_jax.transformer import Config, init
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("grouped", "ungrouped", "one_kv_head", "llama3", "biases", "qwen2")
@@ -42,6 +43,7 @@ FORWARD, BACKWARD = rounding(forward_pass(TINY, 14)), rounding(backward_pass(TIN
 
 
 forward = jax.jit(transformer.forward, static_argnums=0)
+decode = jax.jit(generation.decode, static_argnums=0)
 loss_and_gradients = jax.jit(
     jax.value_and_grad(transformer.loss, argnums=1),
     static_argnames=("config", "remat"),
@@ -164,7 +166,7 @@ def test_forward_in_parts_with_a_cache_equals_forward_in_one(cuts):
     parts = []
     for at in map(slice, (0, *cuts), (*cuts, 11)):
         where = {"segments": segments[:, at], "positions": positions[:, at]}
-        logits, cache = forward(TINY, params, tokens[:, at], cache=cache, **where)
+        logits, cache = decode(TINY, params, tokens[:, at], cache, **where)
         parts.append(logits)
     real = segments == 1
     close(jnp.concatenate(parts, axis=1)[real], whole[real], FORWARD)
@@ -173,8 +175,8 @@ def test_forward_in_parts_with_a_cache_equals_forward_in_one(cuts):
 
 def test_positions_count_on_from_what_the_cache_holds():
     params, tokens = noisy(TINY), random_tokens(2, 3, 11)
-    _, cache = forward(TINY, params, tokens[:, :6], cache=init_cache(TINY, 3, 11))
-    logits, _ = forward(TINY, params, tokens[:, 6:], cache=cache)
+    _, cache = decode(TINY, params, tokens[:, :6], init_cache(TINY, 3, 11))
+    logits, _ = decode(TINY, params, tokens[:, 6:], cache)
     close(logits, forward(TINY, params, tokens)[:, 6:], FORWARD)
 
 
@@ -190,18 +192,6 @@ def test_rematerialization_changes_neither_the_loss_nor_any_gradient():
     close(again, plain, BACKWARD)
 
 
-def test_a_tuple_of_runs_of_layers_equals_one_run():
-    params, tokens = noisy(TINY), random_tokens(2, 3, 11)
-    runs = tuple(jax.tree.map(lambda x, at=at: x[at], params["layers"]) for at in (slice(0, 1), slice(1, 3)))
-    split = params | {"layers": runs}
-    cache = forward(TINY, params, tokens, cache=init_cache(TINY, 3, 22))[1]
-    found, expected = (forward(TINY, p, tokens[:, ::-1], cache=cache) for p in (split, params))
-    close(found, expected, BACKWARD)
-    (value, in_runs), whole = (loss_and_gradients(TINY, p, {"tokens": tokens}) for p in (split, params))
-    joined = jax.tree.map(lambda *x: np.concatenate(x), *in_runs["layers"])
-    close((value, in_runs | {"layers": joined}), whole, BACKWARD)
-
-
 def test_a_head_of_its_own_decides_and_the_gradients_of_both_sides_add_up_to_the_tied_one():
     params, batch = noisy(TINY), {"tokens": random_tokens(2, 3, 11)}
     tied, parted = (loss_and_gradients(TINY, p, batch) for p in (params, transformer.untie(params)))
@@ -214,7 +204,7 @@ def test_a_head_of_its_own_decides_and_the_gradients_of_both_sides_add_up_to_the
 def test_bfloat16_stays_bfloat16_and_near_float32():
     tokens = random_tokens(2, 3, 11)
     halved = noisy(TINY, jnp.bfloat16)
-    logits, cache = forward(TINY, halved, tokens, cache=init_cache(TINY, 3, 11, jnp.bfloat16))
+    logits, cache = decode(TINY, halved, tokens, init_cache(TINY, 3, 11, jnp.bfloat16))
     assert {logits.dtype, cache.k.dtype, cache.v.dtype} == {jnp.dtype(jnp.bfloat16)}
     rounded = jax.tree.map(lambda x: x.astype(jnp.float32), halved)
     expected = forward(TINY, rounded, tokens)
@@ -226,7 +216,7 @@ def test_bfloat16_stays_bfloat16_and_near_float32():
 
 
 def test_keys_and_values_that_a_cache_already_holds_get_a_gradient():
-    """A learned prefix: its gradient equals the slope measured along a random direction."""
+    """The gradient equals the slope measured along a random direction."""
     params, tokens, slots = noisy(TINY), random_tokens(2, 3, 11), 4
     shape, wide = (3, 3, slots, 2, 6), [(0, 0), (0, 0), (0, 11), (0, 0), (0, 0)]
     learned = tuple(jax.random.normal(jax.random.key(i), shape) for i in (5, 6))
@@ -237,7 +227,7 @@ def test_keys_and_values_that_a_cache_already_holds_get_a_gradient():
 
     def along(learned):
         cache = Cache(*(jnp.pad(x, wide) for x in learned), held, jnp.asarray(slots, jnp.int32))
-        return jnp.vdot(forward(TINY, params, tokens, cache=cache)[0], cotangent)
+        return jnp.vdot(decode(TINY, params, tokens, cache)[0], cotangent)
 
     gradient = jax.jit(jax.grad(along))(learned)
     up, down = (along(jax.tree.map(lambda x, d, s=s: x + s * d, learned, direction)) for s in (3e-3, -3e-3))

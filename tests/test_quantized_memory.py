@@ -114,15 +114,13 @@ def test_written_plainly_the_step_would_hold_them_all(monkeypatch):
     assert step_plan.__wrapped__("nf4", False) - plain > L * LAYER
 
 
-def generation(kind, runs=None):
-    """The compiled program of generation, with the layers as one stack or as so many runs of one layer."""
+def generation(kind, layers=L, new_tokens=6):
+    """The compiled program of generation by a model of so many layers."""
     params = shapes(kind)[0]
-    if runs is not None:
-        cut = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), params["layers"])
-        params = {**params, "layers": (cut,) * runs}
-    config = CONFIG if runs is None else dataclasses.replace(CONFIG, num_hidden_layers=runs)
+    cut = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((layers, *leaf.shape[1:]), leaf.dtype), params["layers"])
+    params, config = {**params, "layers": cut}, dataclasses.replace(CONFIG, num_hidden_layers=layers)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return sample.lower(config, params, TOKENS, TOKENS, key, new_tokens=6).compile()
+    return sample.lower(config, params, TOKENS, TOKENS, key, new_tokens=new_tokens).compile()
 
 
 def carried(program):
@@ -142,7 +140,7 @@ def test_generation_holds_a_layers_matrices_at_most(kind):
 
 
 def test_no_matrix_is_taken_out_of_the_loop_over_tokens(monkeypatch):
-    """A run of one layer is no loop; without the barrier XLA forms its matrices, which no token changes, beforehand."""
-    assert carried(generation("nf4", runs=2)) == 0
+    """One layer is no loop; without the barrier XLA forms its matrices, which no token changes, beforehand."""
+    assert carried(generation("nf4", layers=1)) == 0
     monkeypatch.setattr(jax.lax, "optimization_barrier", lambda x: x)
-    assert carried(generation("nf4", runs=3)) == 3 * 7
+    assert carried(generation("nf4", layers=1, new_tokens=7)) == 7  # one token more, so that it is traced anew

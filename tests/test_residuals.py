@@ -24,15 +24,15 @@ PRODUCTS = {
 }
 
 
-def kept(dtype=jnp.float32, adapted=True, **options):
+def kept(dtype=jnp.float32, adapted=True, beside=None, **options):
     """The shapes of what autodiff keeps of the layers, parameters aside, L in front taken off; all of `dtype`."""
-    params = jax.eval_shape(lambda: init(jax.random.key(0), CONFIG, dtype))
+    params = jax.eval_shape(lambda: init(jax.random.key(0), CONFIG, dtype)) | (beside or {})
     adapters, constants = jax.eval_shape(lambda params: lora.init(jax.random.key(1), params, rank=R), params)
     tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
 
     def stream(adapters, constants, params, tokens):
         params = attach(params, adapters, constants) if adapted else params
-        return transformer.hidden_states(CONFIG, params, tokens, **options)[0]
+        return transformer.hidden_states(CONFIG, params, tokens, **options)
 
     trees = adapters, constants, params, tokens
     # The parameters that the backward pass reads are arguments, and not kept anew: they are told apart by their shapes.
@@ -53,6 +53,13 @@ def test_a_block_keeps_what_its_products_made_and_nothing_else(attention, adapte
 
 def test_remat_keeps_each_blocks_input_alone():
     assert kept(attention="blocks", remat=True) == BLOCK_INPUT
+
+
+@pytest.mark.parametrize("attention", ["scores", "blocks"])
+def test_a_past_adds_nothing_to_what_is_kept(attention):
+    past = transformer.Past(*[jax.ShapeDtypeStruct((L, 9, K, C), jnp.float32)] * 2)
+    assert kept(beside={"past": past}, attention=attention) == sorted(BLOCK_INPUT + PRODUCTS[attention])
+    assert kept(beside={"past": past}, attention=attention, remat=True) == BLOCK_INPUT
 
 
 def test_without_the_policy_far_more_is_kept(monkeypatch):

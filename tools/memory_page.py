@@ -16,7 +16,7 @@ import memory_tables as tables
 from PIL import Image
 from readme import RECORDS, ROOT, put
 
-from lora_jax.memory.compile_step import setup_from_json
+from lora_jax.memory.compiled.compile_step import setup_from_json
 from lora_jax.memory.ledger import size
 from lora_jax.plots import TITLES
 

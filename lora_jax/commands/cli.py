@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"lora_jax: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads it, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("lora_jax: stopped; the last checkpoint, if there is one, is whole", file=sys.stderr)
         return 130
@@ -177,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=_positive, default=1000, help="steps of the run")
 
     sub = add("measure", "run training steps for real and record what the device used beside what was planned",
-              "--device gpu", "lora_jax.memory.device")  # fmt: skip
+              "--device gpu", "lora_jax.memory.measured.device")  # fmt: skip
     sub.add_argument("--device", dest="kind", choices=["auto", "cpu", "gpu"], default="auto", help="where")
     sub.add_argument(
         "--model", dest="models", action="append", default=[], help="in place of the device's own grid; may be repeated"

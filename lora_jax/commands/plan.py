@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.memory import compiler, hardware, planner, zoo
+from lora_jax.memory import hardware, planner, zoo
+from lora_jax.memory.compiled import compiler
 from lora_jax.memory.ledger import size
 from lora_jax.memory.planner import Budget, CardFit, MethodCost
 from lora_jax.memory.setup import Setup, planning_options
@@ -72,11 +73,12 @@ def _text(found: Budget) -> Iterator[str]:
 def _methods(methods: Sequence[MethodCost]) -> Iterator[str]:
     of = hardware.card(methods[0].of).name
     columns = f"{'peak':>12}{'left behind':>14}{'to go on':>12}{'fits from':>12}{'x ' + of:>14}{'$ an hour':>11}"
-    yield f"{'method':14}{columns}"
+    width = max(14, *(len(one.method) + 1 for one in methods))
+    yield f"{'method':{width}}{columns}"
     for one in methods:
         smallest = "no card" if one.smallest is None else hardware.card(one.smallest).name
         yield (
-            f"{one.method:14}{size(one.peak):>12}{size(one.checkpoint.bytes):>14}{size(one.checkpoint.resumable):>12}"
+            f"{one.method:{width}}{size(one.peak):>12}{size(one.checkpoint.bytes):>14}{size(one.checkpoint.resumable):>12}"
             f"{smallest:>12}{_number(one.cards):>14}{_dollars(one.dollars_an_hour):>11}"
         )
 

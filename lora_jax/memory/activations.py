@@ -3,7 +3,7 @@
 Letters: B batch, T length, N = B * T tokens, D width, F feed-forward width, H query heads, K key/value heads,
 G = H / K, C head size, V vocabulary, L layers; of attention in blocks, P the length of a block and Z blocks.
 
-The package decides what is kept, and four rules of it are all that stands below:
+The package decides what is kept, and five rules of it are all that stands below:
 
 - A block keeps its input, what its large products made (`transformer.KEPT`), and no norm, gated product or x @ A, which
   are worked out again. With rematerialized blocks it keeps its input alone. Methods do not differ in this: a LoRA
@@ -12,12 +12,15 @@ The package decides what is kept, and four rules of it are all that stands below
   by scores does not read `mixed` again; it is kept where o_proj trains or is adapted, whose input it is.
 - The last norm stands outside the blocks. Autodiff keeps its input in float32, the mean square's root and the root's
   derivative (4 bytes a token each) and the scale as one row; where the scale trains, the normed stream too.
+- A learned prompt is a sequence of its own, read once a step: it keeps what a batch of one keeps, and its keys and
+  values, which every sequence sees. Where the two attentions are joined, both results are needed: `mixed` is kept.
 - The loss forms its gradients on the way forward and keeps them: d_x in the dtype of the stream, d_head in float32,
   and the number of tokens learned.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -56,11 +59,16 @@ def even(length: int, most: int = BLOCK) -> tuple[int, int]:
 
 
 def check(trainable: Tree, *, full: bool) -> None:
-    """Raise InputError for adapters outside the layers: what they keep is not counted here."""
-    if not full and (odd := [name for name in trainable if name != "layers"]):
+    """Raise InputError for adapters on the embedding or the head: what they keep is not counted here."""
+    if not full and (odd := [name for name in trainable if name not in ("layers", "prompt")]):
         raise InputError(
             f"the estimate counts adapters in the layers alone, and not on {', '.join(odd)}: choose other targets"
         )
+
+
+def prompt_length(trainable: Tree) -> int:
+    """P, the embeddings of a learned prompt; 0 where there is none."""
+    return sum(leaf.shape[0] for leaf in jax.tree.leaves(trainable.get("prompt")))
 
 
 def trains(trainable: Tree, name: str) -> bool:
@@ -74,7 +82,7 @@ def block_arrays(setup: Setup, trainable: Tree) -> tuple[Kept, ...]:
     N, F, C, H, K = B * T, c.intermediate_size, c.head_dim, c.num_attention_heads, c.num_key_value_heads
     Z, P = even(T)
     mixed = {
-        "scores": (Kept("mixed", (B, T, H, C), dtype),) if trains(trainable, "o_proj") else (),
+        "scores": (Kept("mixed", (B, T, H, C), dtype),) if trains(trainable, "o_proj") or "prompt" in trainable else (),
         "blocks": (
             Kept("mixed", (Z, B, K, H // K * P, C), dtype),
             Kept("log_sum_exp", (Z, B, K, H // K * P), "float32"),
@@ -97,6 +105,7 @@ def kept(setup: Setup, trainable: Tree) -> tuple[Kept, ...]:
     N, D, L = B * T, c.hidden_size, c.num_hidden_layers
     layers = (Kept("block input", (N, D), dtype), *(() if setup.remat else block_arrays(setup, trainable)))
     return (
+        *kept_of_prompt(setup, trainable),
         *((Kept("token ids", (B, T, 1), "int32"),) if "embed_tokens" in trainable else ()),  # whose rows get gradients
         Kept("angles", (B, T, c.head_dim // 2), "float32"),
         Kept("segments", (B, T), "int32"),
@@ -110,6 +119,17 @@ def kept(setup: Setup, trainable: Tree) -> tuple[Kept, ...]:
         Kept("d_head", head_shape(c), "float32"),
         Kept("tokens learned", (), "float32"),
     )
+
+
+def kept_of_prompt(setup: Setup, trainable: Tree) -> tuple[Kept, ...]:
+    """What a learned prompt keeps: up to the last layer what a sequence does, and its keys and values."""
+    if not (P := prompt_length(trainable)):
+        return ()
+    c = setup.config
+    text = kept(dataclasses.replace(setup, batch=1, length=P), {"layers": trainable.get("layers", {})})
+    own = (one for one in text if one.role not in (*LOSS, "final norm"))
+    past = Kept("past", (c.num_hidden_layers, P, c.num_key_value_heads, c.head_dim), setup.dtype)
+    return (*(dataclasses.replace(one, role=f"prompt's {one.role}") for one in own), past, past)
 
 
 def head_shape(config: Config) -> tuple[int, int]:

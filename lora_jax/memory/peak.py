@@ -60,7 +60,7 @@ def temporary(setup: Setup, trainable: Tree) -> tuple[str, int]:
 
     saved = activations.kept_by_layers(setup, trainable)
     head = min(FLOAT32 * V * D, 2 * N * V * e) if full else 0
-    gradients = num_bytes(trainable["layers"]) + head
+    gradients = num_bytes(trainable.get("layers")) + head
     matrices = (3 * D * F + 2 * D * Q + 2 * D * K if full else 2 * D * F) * e
 
     wide = 3 + mlp + 2 * remat + sums * (3 + 2 * remat * adapted) + 3 * thin
@@ -80,6 +80,6 @@ def temporary(setup: Setup, trainable: Tree) -> tuple[str, int]:
     twice = V * D * e if rounded and (zeros or V % 8) else 0
     loss = saved + 3 * N * D * e + 2 * min(N, few) * V * e + (FLOAT32 * V * D if full else 0) + twice
     if zeros:
-        loss += num_bytes(trainable["layers"]) + (0 if c.tie_word_embeddings else V * D * e)
+        loss += num_bytes(trainable.get("layers")) + (0 if c.tie_word_embeddings else V * D * e)
     update = gradients + (V * D * e if full else 0)
     return max(("layers", layers), ("loss", loss), ("update", update), key=lambda moment: moment[1])

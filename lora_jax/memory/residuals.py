@@ -8,11 +8,12 @@ which equation of the program made each array, and with that its role.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 
-from lora_jax.memory.activations import ADAPTERS, LOSS, Kept
+from lora_jax.memory.activations import ADAPTERS, LOSS, Kept, prompt_length
 from lora_jax.memory.ledger import Ledger, ledger
 from lora_jax.memory.setup import Setup
 from lora_jax.memory.steps import build
@@ -28,14 +29,19 @@ def kept(setup: Setup) -> tuple[Kept, ...]:
     program = jax.make_jaxpr(pull)(step.trainable, step.frozen, step.batch).jaxpr
     made = {id(var): (at, i) for at, eqn in enumerate(program.eqns) for i, var in enumerate(eqn.outvars)}
     scans = [at for at, eqn in enumerate(program.eqns) if eqn.primitive.name == "scan"]
-    if len(scans) != 2:
-        raise RuntimeError(f"a step scans its layers and then the chunks of its loss: {len(scans)} scans, and not two")
-    layers, loss = scans
+    if len(scans) not in (2, 3):
+        raise RuntimeError(f"a step scans its layers, of a prompt first, then the chunks of its loss: not {len(scans)}")
+    *reading, layers, loss = scans
+    prompt = reading[0] if reading else -1
     arrays = []
     for var in program.outvars:
         if id(var) in made:
             at, i = made[id(var)]
-            if at < layers:
+            if at <= prompt:
+                one = dataclasses.replace(setup, batch=1, length=prompt_length(step.trainable))
+                eqn = program.eqns[at]
+                role = "prompt's " + (_role_in_layer(eqn, i) if at == prompt else _role_before_layers(one, var.aval))
+            elif at < layers:
                 role = _role_before_layers(setup, var.aval)
             else:
                 role = _role(program.eqns[at], i, at, layers, loss, len(var.aval.shape))
@@ -49,7 +55,9 @@ def _role_before_layers(setup: Setup, array: Any) -> str:
         return "dropout's keys"
     tokens, pairs = (setup.batch, setup.length), setup.config.head_dim // 2
     known = {(*tokens, 1): "token ids", tokens: "segments", (*tokens, pairs): "angles"}
-    return known.get(tuple(array.shape), "spread adapters")
+    heads = (setup.config.num_key_value_heads, setup.config.head_dim)
+    other = "past" if len(array.shape) == 4 and array.shape[2:] == heads else "spread adapters"
+    return known.get(tuple(array.shape), other)
 
 
 def _role(eqn: Any, output: int, at: int, layers: int, loss: int, rank: int) -> str:

@@ -35,9 +35,10 @@ import lora_jax as lj
 from lora_jax.commands.plan import seconds
 from lora_jax.exercises import check, hint, solution
 from lora_jax.files import checkpoint
-from lora_jax.memory import activations, compiler, hardware, peak, planner, steps, zoo
+from lora_jax.memory import activations, hardware, peak, planner, steps, zoo
 from lora_jax.memory.checkpoints import checkpoint as checkpoint_of
 from lora_jax.memory.checkpoints import transfers
+from lora_jax.memory.compiled import compiler
 from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import Ledger, size
 from lora_jax.memory.setup import Setup

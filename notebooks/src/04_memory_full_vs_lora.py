@@ -36,9 +36,11 @@ import lora_jax as lj
 from lora_jax import quantize
 from lora_jax.exercises import check, hint, solution
 from lora_jax.exercises.memory import at_batch, brought
-from lora_jax.memory import activations, compiler, device, explorer, hardware, peak, planner, residuals, steps, zoo
+from lora_jax.memory import activations, explorer, hardware, peak, planner, residuals, steps, zoo
+from lora_jax.memory.compiled import compiler
 from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import size
+from lora_jax.memory.measured import device
 from lora_jax.memory.plots import bar
 from lora_jax.memory.setup import Setup, ways
 from lora_jax.plots import COLOURS, TITLES

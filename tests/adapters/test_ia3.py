@@ -53,9 +53,7 @@ def test_the_default_trains_a_number_for_each_key_value_and_hidden_unit():
 def test_another_base_and_what_peft_cannot_hold_are_refused():
     adapters, constants = ia3.init(jax.random.key(0), PARAMS)
     _, wider = tiny.model(intermediate_size=40)
-    with pytest.raises(
-        InputError, match=r"down_proj: the adapter is for {'in': 36} and the base's .* {'in': 40"
-    ):
+    with pytest.raises(InputError, match=r"down_proj: the adapter is for {'in': 36} and the base's .* {'in': 40"):
         attach(wider, adapters, constants)
     with pytest.raises(InputError, match=r"PEFT has no \(IA\)3 on embed_tokens"):
         ia3.tensors("model.embed_tokens", ONE["outputs"])

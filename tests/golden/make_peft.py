@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from make_transformers import make_model
-from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
 HERE = Path(__file__).parent
 BASES = {"peft_base": "biases", "peft_base_plain": "ungrouped"}  # with biases on all projections, and with none
@@ -57,6 +57,8 @@ CASES = {  # name: (configuration, its options, base)
         {"target_modules": ["q_proj", "up_proj", "lm_head"], "feedforward_modules": ["up_proj"]},
         "peft_base_plain",
     ),
+    "prompt": (PromptTuningConfig, {"num_virtual_tokens": 5}, "peft_base"),
+    "prompt_plain": (PromptTuningConfig, {"num_virtual_tokens": 9}, "peft_base_plain"),
 }
 
 
@@ -103,5 +105,8 @@ if __name__ == "__main__":
         folder = HERE / f"peft_{name}"
         model.save_pretrained(folder)
         (folder / "README.md").unlink()
-        again = PeftModel.from_pretrained(model_of(base), folder, is_trainable=True).eval()
-        np.savez_compressed(folder / "reference.npz", base=base, **reference(again, tokens))
+        found = reference(model.eval(), tokens)
+        with torch.no_grad():
+            again = PeftModel.from_pretrained(model_of(base), folder).eval()(input_ids=tokens).logits[:, -17:]
+        assert np.array_equal(again.numpy(), found["logits"]), "what PEFT reads is not what it wrote"
+        np.savez_compressed(folder / "reference.npz", base=base, **found)

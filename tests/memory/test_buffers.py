@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_jax.memory import buffers, components
-from lora_jax.memory.components import Shapes
+from lora_jax.memory.compiled import buffers, components
+from lora_jax.memory.compiled.components import Shapes
 
 V, D, F, L = 112, 48, 80, 3
 

@@ -13,8 +13,9 @@ import pytest
 
 from lora_jax.adapters import METHODS
 from lora_jax.errors import InputError
-from lora_jax.memory import compiler, steps, targets, zoo
-from lora_jax.memory.compile_step import setup_from_json
+from lora_jax.memory import steps, zoo
+from lora_jax.memory.compiled import compiler, targets
+from lora_jax.memory.compiled.compile_step import setup_from_json
 from lora_jax.memory.ledger import given
 from lora_jax.memory.setup import Setup
 from lora_jax.rope import RopeScaling

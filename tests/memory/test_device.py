@@ -13,8 +13,8 @@ import pytest
 
 from lora_jax.errors import InputError
 from lora_jax.files import huggingface_config
-from lora_jax.memory import device, run_step
-from lora_jax.memory.compile_step import setup_from_json
+from lora_jax.memory.compiled.compile_step import setup_from_json
+from lora_jax.memory.measured import device, run_step
 from lora_jax.transformer import Config
 
 CPU = {"platform": "cpu", "device": "a processor", "memory": None, "python": "3.11", "jax": "1", "jaxlib": "1"}
@@ -141,7 +141,7 @@ def test_a_process_that_dies_or_hangs_says_so(tmp_path, monkeypatch):
 def test_a_process_does_not_inherit_its_parents_peak():
     held = bytearray(700_000_000)
     held[::4096] = b"1" * len(held[::4096])  # touched, so that it is resident
-    code = "from lora_jax.memory.run_step import peak_resident as peak; import resource; print(peak())"
+    code = "from lora_jax.memory.measured.run_step import peak_resident as peak; import resource; print(peak())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run_step.peak_resident() > len(held) > 500_000_000 > int(child.stdout) > 50_000_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > len(held)

@@ -13,8 +13,9 @@ from lora_jax.adapters import lora
 from lora_jax.commands import plan as command
 from lora_jax.errors import InputError
 from lora_jax.files import huggingface_config, peft
-from lora_jax.memory import compiler, hardware, peak, planner, steps, zoo
+from lora_jax.memory import hardware, peak, planner, steps, zoo
 from lora_jax.memory.checkpoints import checkpoint
+from lora_jax.memory.compiled import compiler
 from lora_jax.memory.estimate import estimate
 from lora_jax.memory.ledger import ledger
 from lora_jax.memory.setup import Setup, ways

@@ -61,12 +61,17 @@ def test_the_formula_keeps_what_autodiff_keeps(names):
     assert sorted(residuals.kept(setup), key=str) == sorted(by_hand(setup), key=str)
 
 
-REGISTRY = [(method, quantize) for method in METHODS_OF_THE_PACKAGE for quantize in (None, "nf4", "int8")]
+REGISTRY = [
+    (method, quantize, remat, attention)
+    for method in METHODS_OF_THE_PACKAGE
+    for quantize, remat, attention in ((None, False, "blocks"), ("nf4", True, "blocks"), ("int8", False, "scores"))
+]
 
 
-@pytest.mark.parametrize(("method", "quantize"), REGISTRY)
-def test_the_formula_keeps_what_autodiff_keeps_for_every_method(method, quantize):
-    setup = dataclasses.replace(case("full"), method=method, quantize=quantize)
+@pytest.mark.parametrize(("method", "quantize", "remat", "attention"), REGISTRY)
+def test_the_count_is_what_autodiff_keeps_for_every_method(method, quantize, remat, attention):
+    words = {"method": method, "quantize": quantize, "remat": remat, "attention": attention}
+    setup = dataclasses.replace(case("full"), **words)
     assert sorted(residuals.kept(setup), key=str) == sorted(by_hand(setup), key=str)
 
 

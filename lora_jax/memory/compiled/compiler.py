@@ -22,8 +22,8 @@ from typing import Any
 
 import lora_jax
 from lora_jax.errors import InputError
-from lora_jax.memory import targets
-from lora_jax.memory.components import UNNAMED
+from lora_jax.memory.compiled import targets
+from lora_jax.memory.compiled.components import UNNAMED
 from lora_jax.memory.ledger import Ledger, ledger
 from lora_jax.memory.setup import Setup
 
@@ -152,7 +152,7 @@ def _compile(folder: Path, setup: Setup, target: str) -> dict[str, Any]:
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
     }
-    command = [sys.executable, "-m", "lora_jax.memory.compile_step", str(folder)]
+    command = [sys.executable, "-m", "lora_jax.memory.compiled.compile_step", str(folder)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     answer = folder / "answer.json"
     if not answer.exists():

@@ -25,9 +25,9 @@ from lora_jax.adapters import DEFAULT
 from lora_jax.errors import InputError
 from lora_jax.files.atomic import write_bytes
 from lora_jax.memory import steps, zoo
-from lora_jax.memory.compile_step import setup_from_json
+from lora_jax.memory.compiled.compile_step import setup_from_json
 from lora_jax.memory.ledger import size
-from lora_jax.memory.run_step import proc
+from lora_jax.memory.measured.run_step import proc
 from lora_jax.memory.setup import Setup, planning_options, ways
 
 Say = Callable[[str], None]
@@ -178,7 +178,7 @@ def _part(folder: Path, part: str, question: dict[str, Any], platform: str | Non
     }
     if platform == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
-    command = [sys.executable, "-m", "lora_jax.memory.run_step", str(folder), part]
+    command = [sys.executable, "-m", "lora_jax.memory.measured.run_step", str(folder), part]
     options: dict[str, Any] = {"env": environment, "capture_output": True, "text": True, "errors": "replace"}
     try:
         done = subprocess.run(command, timeout=PATIENCE, check=False, **options)

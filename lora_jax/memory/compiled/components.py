@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lora_jax.memory.buffers import Buffer
+from lora_jax.memory.compiled.buffers import Buffer
 from lora_jax.memory.ledger import row_of
 
 UNNAMED = "unnamed"

@@ -1,4 +1,4 @@
-"""The process that runs a step: `python -m lora_jax.memory.run_step FOLDER PART`, started by `device.measure`.
+"""The process that runs a step: `python -m lora_jax.memory.measured.run_step FOLDER PART`, started by `device.measure`.
 
 It reads FOLDER/question.json (a setup, or nothing) and writes FOLDER/PART.json. The parts, each a process of its own:
 
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from lora_jax.files.atomic import write_bytes
 from lora_jax.memory import steps
-from lora_jax.memory.compile_step import setup_from_json
+from lora_jax.memory.compiled.compile_step import setup_from_json
 
 SIZES = ("argument", "output", "alias", "temp")
 

@@ -1,4 +1,4 @@
-"""The process that compiles: `python -m lora_jax.memory.compile_step FOLDER`, started by `compiler.plan`.
+"""The process that compiles: `python -m lora_jax.memory.compiled.compile_step FOLDER`, started by `compiler.plan`.
 
 It reads FOLDER/question.json (a target and a setup) and writes FOLDER/answer.json: the compiler's own numbers, the
 arguments by row, and the buffers alive at the peak, named. A plug-in for absent hardware is loaded here and nowhere
@@ -18,7 +18,8 @@ import jax
 import numpy as np
 
 from lora_jax.errors import InputError
-from lora_jax.memory import buffers, components, steps, targets
+from lora_jax.memory import steps
+from lora_jax.memory.compiled import buffers, components, targets
 from lora_jax.memory.setup import Setup
 from lora_jax.rope import RopeScaling
 from lora_jax.transformer import Config

@@ -1,0 +1,1 @@
+"""Rung 4: what a device used."""
