@@ -64,9 +64,10 @@ def _at_once(q: Array, k: Array, v: Array, visible: Array) -> tuple[Array, Array
 def _mix(q: Array, k: Array, v: Array, visible: Array) -> Any:
     (B, T, S), (K, C) = visible.shape, (q.shape[1], q.shape[3])
     s = (product_f32(q, k.mT) * C**-0.5).reshape(B, K, -1, T, S)  # (B, K, G, T, S)
-    s = jnp.where(visible[:, None, None], s, LOWEST).reshape(B, K, -1, S)  # (B, K, G * T, S)
-    weights = jax.nn.softmax(s, axis=-1)
-    return (weights.astype(v.dtype) @ v, jax.nn.logsumexp(s, axis=-1)), (q, k, v, weights)
+    s = jnp.where(visible[:, None, None], s, LOWEST)
+    weights = jax.nn.softmax(s, axis=-1).reshape(B, K, -1, S)  # (B, K, G * T, S)
+    lse = jax.nn.logsumexp(s, axis=-1).reshape(B, K, -1)  # (B, K, G * T)
+    return (weights.astype(v.dtype) @ v, lse), (q, k, v, weights)
 
 
 def _unmix(kept: Any, d: tuple[Array, Array]) -> Any:

@@ -145,21 +145,19 @@ def seen() -> str:
         f"Of the {len(small)} plans below {size(peak.SMALL, ',.0f')} the estimate is more than {LIMIT:.0%} off in "
         f"{sum(error > LIMIT for error in small)}, and {max(small):.0%} at worst: these are to be compiled."
     )
-    told = [textwrap.fill(text, 119) for text in (first(record["rows"]), worst)]
+    told = [textwrap.fill(text, 119) for text in (earlier(record["earlier"]), worst)]
     return "\n".join([*table(record), "", told[0], "", told[1]]) + "\n"
 
 
-def first(rows: list[dict]) -> str:
-    """What the first form of the estimate came to on the steps that were drawn to judge it, and are in view since."""
+def earlier(forms: list[dict]) -> str:
+    """What the earlier forms of the estimate came to on the steps that were drawn to judge them, and are in view since."""
     said = []
-    for made in rows[0]["plans"] | rows[-1]["plans"]:
-        found = summary([row | {"estimate": row["first"]} for row in rows if "first" in row], made)
-        said.append(
+    for form in forms:
+        of = [
             f"{found['of 1 GB and more']} plans by {made}, {found['median']:.2%} at the median, "
             f"{found['ninth decile']:.1%} at the ninth decile, at worst {found['over']:.1%} over and "
             f"{-found['under']:.1%} under, {found['beyond margin']} beyond the margin"
-        )
-    return (
-        "Among them are the steps that judged a first form of it, which counted more for attention by scores and for "
-        f"what waits under rematerialized blocks. It came to this: {'; '.join(said)}."
-    )
+            for made, found in form["summary"].items()
+        ]
+        said.append(f"The {form['form']} ({form['commit']}, seed {form['seed']}) came to this: {'; '.join(of)}.")
+    return " ".join(["Among them are the steps that judged earlier forms of it.", *said])

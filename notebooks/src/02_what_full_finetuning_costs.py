@@ -301,7 +301,8 @@ _, chunk = activations.even(N)  # how many tokens' logits the package makes at a
 print(f"float32 logits, whole:              {4 * N * V / 1e9:6.2f} GB, and their gradient as much again")
 print(f"of a chunk of {chunk} tokens:          {4 * chunk * V / 1e9:6.2f} GB")
 saved = activations.kept_by_layers(eight, step.trainable)
-at_loss = saved + 3 * N * D * e + 2 * chunk * V * e + head
+zeros = layers + embedding  # what is still to be filled
+at_loss = saved + 3 * N * D * e + 2 * chunk * V * e + head + e * V * D + zeros
 print(f"saved by the layers {size(saved)}; with all that the loss adds {size(at_loss)}")
 
 # %% [markdown]
@@ -313,13 +314,16 @@ print(f"saved by the layers {size(saved)}; with all that the loss adds {size(at_
 #
 # So these lie there: all that the layers saved; three arrays as wide as the stream (what leaves the last block, its
 # norm, and the gradient that will go back); the logits of one chunk with their gradient, in bfloat16; the head's
-# gradient.
+# gradient, and in bfloat16 what one chunk adds to it.
+#
+# And the gradients that are still to come, of the layers and of the embedding: they are filled piece by piece, so that
+# they begin as arrays of zeros, and the compiler makes these before the loss.
 # </details>
 #
 # **The layers.** Now the gradient goes back through them, the last one first. The loop over layers writes the
-# gradients of each into arrays that have room for those of all, and this room is taken from its first turn on. In the
-# same way the saved activations are free only when the loop has ended. To both comes what belongs to one layer: its
-# own gradients, before they are put into their place, and its *working set*.
+# gradients of each into the arrays that have room for those of all. The saved activations are free only when the loop
+# has ended. To both comes what belongs to one layer: its own gradients, before they are put into their place, and its
+# *working set*.
 #
 # ### Exercise 2.3: the working set of a layer (15 minutes, difficulty 2 of 3)
 #
@@ -432,7 +436,7 @@ plt.show()
 # %% [markdown]
 # ## 5. Compiled, not only multiplied out
 #
-# A formula can be wrong. So we hand the real training step of the large model, the same `make_step` that notebook 01
+# A count can be wrong. So we hand the real training step of the large model, the same `make_step` that notebook 01
 # used, to XLA, JAX's compiler, and ask what it plans. It needs shapes, not arrays: nothing of that size is allocated,
 # no GPU is there, and the layers are scanned, so that the program is no longer than that of a small model.
 
@@ -442,10 +446,10 @@ print(f"compiled for this machine's CPU in {plan.seconds:.1f} s")
 
 # %% [markdown]
 # **Predict:** the step takes the weights, AdamW's state and a batch of token ids. By how many bytes will the compiled
-# program's arguments differ from the formula?
+# program's arguments differ from the count?
 
 # %%
-print(f"{'':18}{'formula':>18}{'compiled':>18}")
+print(f"{'':18}{'counted':>18}{'compiled':>18}")
 for row in ("weights", "optimizer state", "batch"):
     print(f"{row:18}{ledger[row]:>18,}{plan.ledger[row]:>18,}")
 arguments = ledger["weights"] + ledger["optimizer state"] + ledger["batch"]

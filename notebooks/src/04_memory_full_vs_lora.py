@@ -4,7 +4,7 @@
 # Notebook 02 ended with a bound: the ticket if nothing had to be kept for training. Notebook 03 built LoRA, which comes
 # close to it. Here you see how close, and how such a claim is checked. You will be able to
 #
-# - climb the *ladder of evidence*: predict a step's memory by formula, confirm it by autodiff, then by the compiler,
+# - climb the *ladder of evidence*: count a step's memory from shapes, confirm it by autodiff, then by the compiler,
 #   then on a device, and say what each rung can and cannot show;
 # - count what LoRA and QLoRA hold, to the byte;
 # - say what LoRA does not save, and from which batch on that matters more than what it saves;
@@ -56,7 +56,7 @@ large = Setup(zoo.config("100b"), options={"rank": 16}, batch=1, length=2048, re
 print(*ways(small), sep="; ")
 
 # %% [markdown]
-# ## 1. The first rung: a formula
+# ## 1. The first rung: arithmetic
 #
 # **Predict:** LoRA of rank 16 on all matrices of the large model. By what factor do gradients and optimizer state
 # shrink: 20, 200, 2,000? And the weights?
@@ -123,7 +123,7 @@ assert peft == 41_943_040  # PEFT's
 # %% [markdown]
 # ## 2. The second rung: autodiff
 #
-# The formula also says which arrays the backward pass finds. JAX knows that without running anything: `jax.vjp` returns
+# The count also says which arrays the backward pass finds. JAX knows that without running anything: `jax.vjp` returns
 # a function that holds them, and `jax.eval_shape` gives their shapes. `residuals.kept` names them. Here is what a block
 # of the small model keeps under LoRA; layers are stacked in front.
 
@@ -168,14 +168,14 @@ check("4.2", kept_by_block)
 # solution("4.2")
 
 # %% [markdown]
-# **Predict:** for the same batch, how many per cent fewer bytes does LoRA keep than full fine-tuning? The formula and
+# **Predict:** for the same batch, how many per cent fewer bytes does LoRA keep than full fine-tuning? The count and
 # autodiff are asked separately, for both models and all three methods.
 
 # %%
 for name, setup in {"stories-2.8m": small, "100b": large}.items():
     for way, one in ways(setup).items():
         ledger, kept = estimate(one), residuals.residuals(one)
-        print(f"{name:14}{way:8}{ledger['saved activations']:>16,} by formula", end="")
+        print(f"{name:14}{way:8}{ledger['saved activations']:>16,} counted", end="")
         print(f"{kept['saved activations']:>16,} by autodiff")
 
 # %% [markdown]
@@ -199,11 +199,11 @@ for way, plan in plans.items():
     print(f"{TITLES[way]:18} compiled for this machine's CPU in {plan.seconds:.1f} s")
 
 # %% [markdown]
-# What the compiled program takes as arguments is exact, so the formula must agree to the byte.
+# What the compiled program takes as arguments is exact, so the count must agree to the byte.
 
 # %%
 for way, plan in plans.items():
-    print(f"{TITLES[way]:24}{'formula':>18}{'compiled':>18}")
+    print(f"{TITLES[way]:24}{'counted':>18}{'compiled':>18}")
     for row in ("weights", "adapters", "adapter constants", "optimizer state", "batch"):
         print(f"{row:24}{ledgers[way][row]:>18,}{plan.ledger[row]:>18,}")
         assert ledgers[way][row] == plan.ledger[row]
@@ -462,7 +462,7 @@ def in_layers(setup):
     N, D, F = setup.batch * setup.length, c.hidden_size, c.intermediate_size
     Q, K = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     adapted = activations.trains(trainable, "mlp")
-    wide = 3 + adapted + 2 + 3 * (adapted or setup.quantize is not None)
+    wide = 3 + adapted + 2 + (5 if adapted else 3 if setup.quantize else 0)
     numbers = wide * F + (4 + adapted) * D + 2 * Q + 2 * K
     held = activations.kept_by_layers(setup, trainable) + lj.num_bytes(trainable)
     return wide, held + 2 * (N * numbers + 2 * D * F)
@@ -480,9 +480,10 @@ for name, one in {"LoRA": large, "LoRA on q and v": few, "QLoRA on q and v": rep
 # Three are the gradients of `gate`, of `up` and of their product. One is the product itself: an adapter on `down_proj`
 # needs it for its own gradient, as the weight did. Two are `gate` and `up`, which are made again.
 #
-# And three more: where an adapter stands, $x W$ and $(x A) B$ are added up in float32, and so is a product with a
-# dequantized $W$; before they are rounded, the three gradients take the room of six. Of weights there are only the two
-# matrices that are multiplied with just then.
+# And five more: where an adapter stands, $x W$ and $(x A) B$ are added up in float32. Before they are rounded, the three
+# gradients take the room of six, and `gate` and `up` that of four. A product with a dequantized $W$ is float32 first
+# too, which makes three more where no adapter stands. Of weights there are only the two matrices that are multiplied
+# with just then.
 # </details>
 #
 # Nothing is added up in the loss, but one chunk of logits is there with its gradient. And attention need not go by
@@ -609,7 +610,7 @@ for name, product in products.items():
     print(f"{name:16}{dense:>12,} bytes of dense matrices kept; the codes are {stack.codes.nbytes:,}")
 
 # %% [markdown]
-# **LoRA saves no activation memory.** You saw it on the ladder: the same arrays but for two, by formula and by
+# **LoRA saves no activation memory.** You saw it on the ladder: the same arrays but for two, counted and by
 # autodiff, and a device that had nearly as much to hold.
 #
 # ## 9. An explorer
@@ -667,7 +668,7 @@ for one in tickets:
 #
 # **What you saw.**
 #
-# - Four rungs: a formula predicts, autodiff confirms what is kept, the compiler confirms the arguments and plans the
+# - Four rungs: a count from shapes, autodiff confirms what is kept, the compiler confirms the arguments and plans the
 #   rest, a device shows what was used. Each checks the one before, and the exact rows agree to the byte.
 # - LoRA removes gradients and optimizer state; QLoRA removes most of the weights as well.
 # - Neither removes saved activations. From some batch on these are more than LoRA saves, and then rematerialization, a

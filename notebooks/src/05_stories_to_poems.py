@@ -347,7 +347,7 @@ for path in sorted(folder.iterdir()):
     print(f"{path.name:26} {path.stat().st_size:>12,} bytes")
 
 # %% [markdown]
-# The numbers are what the formula said. The rest of the file is the list of the tensors' names and shapes at its
+# The numbers are what the count said. The rest of the file is the list of the tensors' names and shapes at its
 # head.
 
 # %%

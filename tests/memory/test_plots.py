@@ -235,7 +235,7 @@ def test_the_summary_of_a_record_is_by_hand():
 def test_what_was_in_view_is_told_with_its_misses():
     rows = estimate_page.read(estimate_page.VIEW)["rows"]
     said = " ".join(estimate_page.seen().split())
-    assert f"| jax 0.10.2 | {len(rows)} | 0 |" in said and "a first form of it" in said
+    assert f"| jax 0.10.2 | {len(rows)} | 0 |" in said and "judged earlier forms of it" in said
     assert not {row["seed"] for row in rows} & set(estimate_page.JUDGED)
 
 
