@@ -305,7 +305,9 @@ def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
         "tpu-v5p, tpu-v6e"
     )
     assert refusal(lambda: said(batch_size=-1)) == "batch is -1, and must be a whole number of 1 or more"
-    assert refusal(lambda: said(method="qlora")) == "there is no method 'qlora': choose full or lora, dora, ia3, prompt_tuning"
+    assert refusal(lambda: said(method="qlora")) == (
+        "there is no method 'qlora': choose full or lora, dora, ia3, prompt_tuning"
+    )
     assert refusal(lambda: said(method="full", options={"rank": 4})) == (
         "full fine-tuning has no rank: leave it out, or choose an adapter method"
     )
