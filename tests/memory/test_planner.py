@@ -252,7 +252,7 @@ def test_the_text_names_what_was_planned():
     more |= {"options": {"freeze_a": True, "targets": ["q_proj", "v_proj"]}}
     text, found = said(card="l4", length=200_000, **more)
     assert "dense attention, blocks rematerialized" in text
-    assert "lora int8, rank 16, targets q_proj v_proj, freeze_a: " in text
+    assert "lora int8, rank 16, freeze_a, targets q_proj v_proj: " in text
     assert [fit["card"] for fit in found["cards"]] == ["l4"]
     assert "200,000 tokens are more than the 131,072 positions" in text
 
