@@ -40,7 +40,7 @@ def _setup(chance: random.Random) -> Setup:
         double_quantization=double,
         dtype=dtype,
         remat=chance.random() < 0.5,
-        attention=_pick(chance, {"blocks": 6, "scores": 4}),
+        attention=_pick(chance, {"blockwise": 6, "dense": 4}),
         optimizer=optimizer,
         moments=moments if optimizer in ("adamw", "momentum") else None,
         master=master and method == "full" and dtype == "bfloat16",

@@ -34,7 +34,7 @@ TARGET = "h100"
 JUDGED = {7: 180}
 # Seeds 5 and 6 judged earlier forms of the estimate and were then in view; what those forms came to is in the record
 # ("earlier"). Of the last three draws those steps are in it whose plan in JAX 0.10.2 is less than 1.2 GB, and of steps
-# by all scores only those that were compiled again since attention by scores has its present derivative.
+# with dense attention only those that were compiled again since it has its present derivative.
 SEEN = {0: 40, 1: 20, 2: 40, 3: 30, 4: 20, 5: 180, 6: 180, 100: 120, 101: 120, 102: 300, 103: 300, 104: 300}
 FOLDER = Path(__file__).resolve().parent.parent / "figures" / "data"
 FLAGS = (*CARD_FLAGS, "--xla_backend_optimization_level=0")  # LLVM comes after the plan and changes no byte of it

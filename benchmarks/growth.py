@@ -72,7 +72,7 @@ def main() -> None:
         "shape": SHAPE,
         "seconds": seconds(arguments.rounds),
     }
-    table["planned_bytes"] = {name: {n: planned(name, n) for n in LENGTHS} for name in ("scores", "blocks")}
+    table["planned_bytes"] = {name: {n: planned(name, n) for n in LENGTHS} for name in ("dense", "blockwise")}
     table |= {"versions": versions(), "cores": os.cpu_count(), "date": date.today().isoformat()}
     table["command"] = " ".join(["python", "benchmarks/growth.py", *sys.argv[1:]])
     arguments.out.write_text(json.dumps(table, indent=1) + "\n")

@@ -1,5 +1,6 @@
 """LoRA and its family from scratch in JAX: a transformer that writes `x @ w`, and adapters as a pytree beside it.
 
+The family: LoRA, with rsLoRA and LoRA-FA as options of it, DoRA, (IA)3 and prompt tuning. `METHODS` has a row for each.
 The public face; a thing has one home, and only this file hands names on. Importing it does no work.
 """
 

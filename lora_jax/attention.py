@@ -33,7 +33,7 @@ def _visible(q_segments: Int[Array, "B T"], k_segments: Int[Array, "B S"], ahead
     return causal & (q_segments[:, :, None] == k_segments[:, None, :])
 
 
-def scores(
+def dense(
     q: Float[Array, "B T H C"],
     k: Float[Array, "B S K C"],
     v: Float[Array, "B S K C"],
@@ -76,7 +76,7 @@ def _unmix(kept: Any, d: tuple[Array, Array]) -> Any:
     d_v = weights.astype(d_out.dtype).mT @ d_out  # (B, K, S, C)
     d_v, d_out, weights = jax.lax.optimization_barrier((d_v, d_out, weights))
     d_weights = product_f32(d_out, v.mT)  # (B, K, G * T, S)
-    delta = jnp.sum(weights * d_weights, axis=-1) - d_lse  # as in blocks, below
+    delta = jnp.sum(weights * d_weights, axis=-1) - d_lse  # as blockwise, below
     d_s = (weights * (d_weights - delta[..., None]) * q.shape[-1] ** -0.5).astype(q.dtype)  # (B, K, G * T, S)
     return d_s @ k, d_s.mT @ q, d_v, None
 
@@ -84,7 +84,7 @@ def _unmix(kept: Any, d: tuple[Array, Array]) -> Any:
 _at_once.defvjp(_mix, _unmix)
 
 
-def blocks(
+def blockwise(
     q: Float[Array, "B T H C"],
     k: Float[Array, "B S K C"],
     v: Float[Array, "B S K C"],
@@ -197,9 +197,9 @@ def cudnn(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) ->
 
 
 def auto(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) -> tuple[Array, Array]:
-    """Blocks, but for a few queries in front of a cache: the scores of decoding are small and have no derivative."""
+    """Blockwise, but for a few queries in front of a cache: the scores of decoding are small and have no derivative."""
     few = q.shape[1] < k.shape[1] and q.shape[1] <= BLOCK
-    return (scores if few else blocks)(q, k, v, q_segments, k_segments)
+    return (dense if few else blockwise)(q, k, v, q_segments, k_segments)
 
 
 def over_past(
@@ -237,7 +237,7 @@ def join(one: tuple[Array, Array], other: tuple[Array, Array]) -> Float[Array, "
     return share * one[0].astype(jnp.float32) + (1 - share) * other[0].astype(jnp.float32)
 
 
-ATTENTIONS: dict[str, Callable[..., Any]] = {"auto": auto, "scores": scores, "blocks": blocks, "cudnn": cudnn}
+ATTENTIONS: dict[str, Callable[..., Any]] = {"auto": auto, "dense": dense, "blockwise": blockwise, "cudnn": cudnn}
 
 
 def choose(name: str) -> Callable[..., Array]:
@@ -254,7 +254,9 @@ def choose(name: str) -> Callable[..., Array]:
         if past is None:
             return out
         if lse is None:
-            raise InputError(f"attention {name!r} cannot look at a past (a prompt, a prefix): choose blocks or scores")
+            raise InputError(
+                f"attention {name!r} cannot look at a past (a prompt, a prefix): choose blockwise or dense"
+            )
         return join((out, lse), over_past(q, past.k, past.v)).astype(q.dtype)  # (B, T, H, C)
 
     return attend

@@ -111,11 +111,11 @@ def growth(table: dict[str, Any], path: str | Path) -> None:
         axes.set(
             xlabel=f"{name}, {fixed[name]}", ylabel="seconds a step", title=f"Time, {table['length']} tokens a sequence"
         )
-    for name, colour in (("scores", "#CC79A7"), ("blocks", COLOURS[DEFAULT])):
+    for name, colour in (("dense", "#CC79A7"), ("blockwise", COLOURS[DEFAULT])):
         lengths = np.array([int(n) for n in table["planned_bytes"][name]])
         gigabytes = np.array(list(table["planned_bytes"][name].values())) / 1e9
-        panels[2].plot(lengths, gigabytes, "o-" if name == "scores" else "o", color=colour, label=f"attention: {name}")
-        if name == "blocks":
+        panels[2].plot(lengths, gigabytes, "o-" if name == "dense" else "o", color=colour, label=f"attention: {name}")
+        if name == "blockwise":
             linear(panels[2], lengths, gigabytes, colour, "MB a token")
     panels[2].set(xlabel="length, one sequence", ylabel="GB (1e9 bytes), planned", title="Temporary memory of a step")
     for axes in panels:

@@ -1,4 +1,4 @@
-"""Attention in blocks equals the textbook's, values and gradients, and never holds the T x S scores.
+"""Blockwise attention equals the textbook's, values and gradients, and never holds the T x S scores.
 
 Beside its result each gives the log-sum-exp of its scores, by which keys that were attended to apart are joined.
 """
@@ -46,7 +46,7 @@ def both(*shape, dtype=jnp.float32):
         (out, lse), pull = jax.vjp(lambda q, k, v: attend(q, k, v, own, segments), q, k, v)
         return out * real[..., None], lse * real, *pull(weights)
 
-    results = (run(attend, q, k, v) for attend in (attention.scores, attention.blocks))
+    results = (run(attend, q, k, v) for attend in (attention.dense, attention.blockwise))
     return zip(("out", "lse", "dq", "dk", "dv"), *results, strict=True)
 
 
@@ -63,7 +63,7 @@ def test_blocks_in_bfloat16_stay_bfloat16():
         close({name: got}, {name: want}, rounding(4, jnp.bfloat16))  # scores, chances, their gradients, the result
 
 
-@pytest.mark.parametrize("name", ["scores", "blocks"])
+@pytest.mark.parametrize("name", ["dense", "blockwise"])
 def test_the_log_sum_exps_gradient_is_the_slope_of_the_log_of_the_summed_exponentials(name):
     """One row, one segment, one head, straight from the definition: d/dk_j of log sum_j exp(q . k_j / sqrt(C))."""
     T, C = 300, 8
@@ -81,7 +81,7 @@ def test_the_log_sum_exps_gradient_is_the_slope_of_the_log_of_the_summed_exponen
     close(found, expected, rounding(3 * C + 2 * T))
 
 
-@pytest.mark.parametrize("name", ["auto", "scores", "blocks"])
+@pytest.mark.parametrize("name", ["auto", "dense", "blockwise"])
 @pytest.mark.parametrize("shape", [(2, 600, 600, 6, 2, 16), (3, 70, 70, 4, 2, 10), (2, 1, 41, 6, 3, 12)])
 def test_a_past_is_attended_to_as_if_it_stood_in_every_segment_of_every_row(shape, name):
     """Against one softmax over the past's keys, repeated for each row, and those of the row."""
@@ -134,18 +134,18 @@ def test_the_derivative_of_all_scores_is_what_autodiff_makes(dtype):
 
 
 def test_an_unknown_attention_is_refused():
-    with pytest.raises(InputError, match="there is no attention 'sparse': choose auto, scores, blocks, cudnn"):
+    with pytest.raises(InputError, match="there is no attention 'sparse': choose auto, dense, blockwise, cudnn"):
         attention.choose("sparse")
 
 
 def test_auto_takes_blocks_but_for_a_few_queries_before_a_cache(monkeypatch):
     taken = []
-    for name in ("scores", "blocks"):
+    for name in ("dense", "blockwise"):
         monkeypatch.setattr(attention, name, lambda q, *_, name=name: taken.append(name) or (q, q))
     for T, S in ((9, 9), (900, 900), (300, 900), (1, 900), (256, 257)):
         queries, keys = jnp.zeros((1, T, 1, 1)), jnp.zeros((1, S, 1, 1))
         attention.auto(queries, keys, keys, jnp.ones((1, T), jnp.int32), jnp.ones((1, S), jnp.int32))
-    assert taken == ["blocks", "blocks", "blocks", "scores", "scores"]
+    assert taken == ["blockwise", "blockwise", "blockwise", "dense", "dense"]
 
 
 # What the compiled step holds.
@@ -177,12 +177,12 @@ def buffers(hlo, *wanted):
 
 
 def test_no_array_of_time_by_time_with_blocks_and_the_search_finds_it_without():
-    assert buffers(plan("blocks"), T, T) == 0
-    assert buffers(plan("scores"), T, T) > 0
+    assert buffers(plan("blockwise"), T, T) == 0
+    assert buffers(plan("dense"), T, T) > 0
 
 
 def test_no_array_of_time_by_vocabulary_is_made_and_the_search_finds_that_of_a_chunk():
-    hlo = plan("blocks")
+    hlo = plan("blockwise")
     assert buffers(hlo, T, V) == 0
     assert buffers(hlo, 256, V) > 0
 
@@ -216,10 +216,10 @@ def planned(kind, length):
     return step.lower(params, batch).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_planned_memory_grows_in_proportion_to_length_with_blocks_and_faster_with_all_scores():
+def test_planned_memory_grows_in_proportion_to_length_blockwise_and_faster_dense():
     def growth(kind):
         short, middle, long = (planned(kind, n) for n in (4096, 8192, 16384))  # beyond where the loss decides
         return (long - middle) / (middle - short)  # 2 where it is linear, 4 where it is quadratic
 
-    assert abs(growth("blocks") - 2) < 0.1
-    assert growth("scores") > 3
+    assert abs(growth("blockwise") - 2) < 0.1
+    assert growth("dense") > 3

@@ -6,9 +6,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from lora_jax.adapters import METHODS
 from lora_jax.commands import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +27,16 @@ def test_what_is_quoted_is_what_was_recorded():
 def test_code_blocks_run(page, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "block.py").write_text(code)
-    runpy.run_path("block.py")
+    with mock.patch.dict(METHODS):  # a page may add a method
+        runpy.run_path("block.py")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_block_reads_the_same_for_every_method(method, tmp_path, monkeypatch):
+    (code,) = (code for page, code in BLOCKS if page == "README.md")
+    code, changed = re.subn(r"lj\.lora\.init\((.*), params, .*\)", rf"lj.{method}.init(\1, params)", code)
+    assert changed == 1
+    test_code_blocks_run("README.md", code, tmp_path, monkeypatch)
 
 
 def test_links_lead_somewhere():

@@ -240,6 +240,6 @@ def test_a_wrong_shape_in_a_signature_is_refused():
         transformer.rms_norm(jnp.ones((2, 5, 20)), jnp.ones(21), 1e-5)
     queries, keys, segments = jnp.ones((2, 5, 8, 6)), jnp.ones((2, 7, 2, 6)), jnp.ones((2, 7), jnp.int32)
     with pytest.raises(TypeCheckError):
-        attention.scores(queries, keys, keys[:, :6], segments[:, :5], segments)
+        attention.dense(queries, keys, keys[:, :6], segments[:, :5], segments)
     with pytest.raises(TypeCheckError):
         transformer.forward(TINY, noisy(TINY), jnp.zeros((2, 5), jnp.int32), positions=jnp.arange(5))

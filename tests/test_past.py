@@ -77,7 +77,7 @@ def draw_past(length, seed=2):
 # A prompt equals the same embeddings in front.
 
 
-@pytest.mark.parametrize("attention", ["scores", "blocks"])
+@pytest.mark.parametrize("attention", ["dense", "blockwise"])
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize(("P", "T"), [(P, T), (300, 270), (2, 530)])  # less than a block of 256, more, and more yet
 def test_a_prompt_gives_the_loss_and_the_gradients_of_the_same_embeddings_in_front(P, T, remat, attention):
@@ -98,7 +98,7 @@ def test_a_prompt_gives_the_loss_and_the_gradients_of_the_same_embeddings_in_fro
     assert jnp.abs(d_prompt).max() > 1e-4
 
 
-@pytest.mark.parametrize("attention", ["scores", "blocks"])
+@pytest.mark.parametrize("attention", ["dense", "blockwise"])
 @pytest.mark.parametrize(("P", "T"), [(P, T), (300, 270)])
 def test_a_prompt_gives_the_logits_of_the_same_embeddings_in_front(P, T, attention):
     prompt, text = embeddings(P), tokens(B, T)
@@ -110,7 +110,7 @@ def test_a_prompt_gives_the_logits_of_the_same_embeddings_in_front(P, T, attenti
     close(embedded, found, PROMISED)
 
 
-@pytest.mark.parametrize("attention", ["scores", "blocks"])
+@pytest.mark.parametrize("attention", ["dense", "blockwise"])
 def test_each_segment_of_a_packed_row_sees_the_prompt_as_if_it_stood_in_front_of_it_alone(attention):
     prompt, one, other = embeddings(P), tokens(1, 7), tokens(1, 4, seed=3)
     row = {
@@ -169,7 +169,7 @@ def textbook(params, past, text):
     return norm(x, params["norm"]) @ params["embed_tokens"].T
 
 
-@pytest.mark.parametrize("attention", ["scores", "blocks"])
+@pytest.mark.parametrize("attention", ["dense", "blockwise"])
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize(("P", "T"), [(P, T), (2, 300)])
 def test_a_past_gives_the_textbooks_loss_and_its_keys_and_values_their_gradients(P, T, remat, attention):
@@ -324,7 +324,7 @@ def abstract():
     return params, past, prompt, jax.ShapeDtypeStruct((ROWS, TEXT), jnp.int32)
 
 
-@pytest.mark.parametrize("attention", ["scores", "blocks"])
+@pytest.mark.parametrize("attention", ["dense", "blockwise"])
 @pytest.mark.parametrize("remat", [False, True])
 def test_no_step_holds_the_past_once_a_row(remat, attention):
     params, past, prompt, text = abstract()
@@ -407,7 +407,7 @@ def test_a_past_or_a_prompt_of_another_model_is_refused(entry, message):
 
 def test_an_attention_that_cannot_look_at_a_past_says_so(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, *_, **__: q)  # there is no GPU here
-    message = "attention 'cudnn' cannot look at a past .*: choose blocks or scores"
+    message = "attention 'cudnn' cannot look at a past .*: choose blockwise or dense"
     with pytest.raises(InputError, match=message):
         forward(CONFIG, PARAMS | {"past": draw_past(P)}, tokens(B, T), attention="cudnn")
 

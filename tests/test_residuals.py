@@ -19,8 +19,17 @@ CONFIG = Config(
 )
 BLOCK_INPUT = [(N, D)]
 PRODUCTS = {
-    "scores": [(B, T, H, C), (B, T, K, C), (B, T, K, C), (B, T, H, C), (N, D), (N, F), (N, F)],
-    "blocks": [(B, T, H, C), (B, T, K, C), (B, T, K, C), (1, B, K, H * T, C), (1, B, K, H * T), (N, D), (N, F), (N, F)],
+    "dense": [(B, T, H, C), (B, T, K, C), (B, T, K, C), (B, T, H, C), (N, D), (N, F), (N, F)],
+    "blockwise": [
+        (B, T, H, C),
+        (B, T, K, C),
+        (B, T, K, C),
+        (1, B, K, H * T, C),
+        (1, B, K, H * T),
+        (N, D),
+        (N, F),
+        (N, F),
+    ],
 }
 
 
@@ -45,17 +54,17 @@ def kept(dtype=jnp.float32, adapted=True, beside=None, **options):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("adapted", [True, False])
-@pytest.mark.parametrize("attention", ["scores", "blocks"])
+@pytest.mark.parametrize("attention", ["dense", "blockwise"])
 def test_a_block_keeps_what_its_products_made_and_nothing_else(attention, adapted, dtype):
     """No norm's output, no gated product, no softmax, no x @ A; float32 only where the softmax needs it."""
     assert kept(dtype, adapted, attention=attention) == sorted(BLOCK_INPUT + PRODUCTS[attention])
 
 
 def test_remat_keeps_each_blocks_input_alone():
-    assert kept(attention="blocks", remat=True) == BLOCK_INPUT
+    assert kept(attention="blockwise", remat=True) == BLOCK_INPUT
 
 
-@pytest.mark.parametrize("attention", ["scores", "blocks"])
+@pytest.mark.parametrize("attention", ["dense", "blockwise"])
 def test_a_past_adds_nothing_to_what_is_kept(attention):
     past = transformer.Past(*[jax.ShapeDtypeStruct((L, 9, K, C), jnp.float32)] * 2)
     assert kept(beside={"past": past}, attention=attention) == sorted(BLOCK_INPUT + PRODUCTS[attention])
@@ -64,4 +73,4 @@ def test_a_past_adds_nothing_to_what_is_kept(attention):
 
 def test_without_the_policy_far_more_is_kept(monkeypatch):
     monkeypatch.setattr(jax, "checkpoint", lambda body, **_: body)
-    assert len(kept(attention="scores")) > 2 * len(BLOCK_INPUT + PRODUCTS["scores"])
+    assert len(kept(attention="dense")) > 2 * len(BLOCK_INPUT + PRODUCTS["dense"])

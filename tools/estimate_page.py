@@ -150,7 +150,7 @@ def seen() -> str:
 
 
 def earlier(forms: list[dict]) -> str:
-    """What the earlier forms of the estimate came to on the steps that were drawn to judge them, and are in view since."""
+    """What the earlier forms of the estimate came to on the steps that judged them, which are in view since."""
     said = []
     for form in forms:
         of = [

@@ -49,7 +49,7 @@ def _said(step: Table, what: str | None = None) -> str:
     """What the step is, for a title: of which model, or else of how many tokens."""
     what = what or f"{step['batch']} x {step['length']:,} tokens"
     how = f"{step['dtype']}, {OPTIMIZERS[step['optimizer']]}, LoRA of rank {step['options']['rank']}"
-    return f"One step of {what}, {how}, attention in {step['attention']}"
+    return f"One step of {what}, {how}, {step['attention']} attention"
 
 
 def components(table: Table, path: str | Path) -> None:

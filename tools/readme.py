@@ -4,19 +4,43 @@ The README's account of the demo comes from figures/data/demo.json, which `make 
 The tables of docs/speed.md come from what benchmarks/step.py wrote, figures/growth.png from what benchmarks/growth.py.
 docs/small_model.md and figures/small_model.png come from what benchmarks/small_model.py wrote.
 The table of licences in docs/downloads.md comes from the code that fetches.
+The README's table of methods comes from the rows of the registry, its counts of lines from the files.
 """
 
+import ast
+import io
 import json
 import re
 import sys
 import textwrap
+import tokenize
+from functools import partial
 from pathlib import Path
 
-from lora_jax import plots
+import jax
+
+from lora_jax import plots, transformer
+from lora_jax.adapters import METHODS
+from lora_jax.adapters.base import count
 from lora_jax.files import assets
+from lora_jax.memory import zoo
 from lora_jax.text import stories, story_writer
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "lora_jax"
+CORE = (  # all that a reader needs of the model, LoRA and training, in the order in which it is read
+    "weights.py",
+    "rope.py",
+    "attention.py",
+    "cross_entropy.py",
+    "transformer.py",
+    "adapters/base.py",
+    "adapters/method.py",
+    "adapters/placement.py",
+    "adapters/lora.py",
+    "training.py",
+)
+MODEL = "smollm2-135m"  # what the table of methods counts on
 QUOTED = 1  # which of the prompts the README shows
 RECORDS = ROOT / "figures" / "data"
 RECORD = RECORDS / "demo.json"
@@ -27,6 +51,55 @@ SIDES = {
     "peft lora": "PEFT on PyTorch, LoRA",
     "peft lora compiled": "PEFT on PyTorch, LoRA, `torch.compile`",
 }
+
+
+def count_lines(path: Path) -> tuple[int, int]:
+    """The lines of a file, and those that are code: without blank lines, comments and docstrings."""
+    text = path.read_text()
+    layout = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    code = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in layout:
+            code |= {*range(token.start[0], token.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, kinds) and ast.get_docstring(node) is not None:
+            code -= {*range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)}
+    return len(text.splitlines()), len(code)
+
+
+def core() -> tuple[str, str]:
+    """The README's first sentence, and the one that names the files that it speaks of."""
+    counts = {name: count_lines(PACKAGE / name) for name in CORE}
+    lines, code = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
+    links = [f"[`{name}`](lora_jax/{name}) ({own})" for name, (_, own) in counts.items()]
+    about = f"about {round(code, -2):,} lines of pure JAX"
+    first = f"Fine-tune a real language model with LoRA, in {about}, written to be read.\n"
+    said = (
+        f"The model, LoRA and training are {len(CORE)} files, with their lines of code: {', '.join(links[:-1])} and "
+        f"{links[-1]}. That is {code:,} lines of code, and {lines:,} lines with docstrings, comments and blank lines."
+    )
+    return first, textwrap.fill(said, 119, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def family() -> str:
+    """A row a method: what it does, and what it trains with its defaults, counted from shapes."""
+    config, key = zoo.config(MODEL), jax.random.key(0)
+    params = jax.eval_shape(partial(transformer.init, config=config), key)
+    lines = [
+        f"| method | what it makes of `x @ W` | from | options of `init` | trains on {MODEL} | rate | in PEFT |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in METHODS.items():
+        adapters, _ = jax.eval_shape(row.init, key, params)
+        kind, *flags = row.peft.marks.items()
+        marks = ", ".join([f"`{kind[1]}`", *(f"`{flag}`" for flag, _ in flags)])
+        change = row.change.replace("|", "\\|")
+        code = f"`{change}`" if "@" in change else change
+        options = ", ".join(f"`{option}`" for option in row.options)
+        cells = [f"{row.title}: `lj.{name}`", code, row.paper, options, f"{count(adapters):,}", f"{row.rate:g}", marks]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def demo() -> str:
@@ -119,14 +192,16 @@ def put(path: Path, **texts: str) -> str:
     page = path.read_text()
     for mark, text in texts.items():
         between = rf"(<!-- {mark}: .*? -->\n).*?(<!-- /{mark} -->)"
-        page = re.sub(between, lambda m, text=text: m[1] + text + m[2], page, flags=re.S)
+        page, found = re.subn(between, lambda m, text=text: m[1] + text + m[2], page, flags=re.S)
+        assert found == 1, f"{path.name} has {found} places marked {mark}"
     return page
 
 
 def main() -> int:
     losses, tuned, samples = small_model()
+    first, files = core()
     wanted = {
-        ROOT / "README.md": put(ROOT / "README.md", demo=demo()),
+        ROOT / "README.md": put(ROOT / "README.md", first=first, demo=demo(), files=files, family=family()),
         ROOT / "docs" / "downloads.md": put(ROOT / "docs" / "downloads.md", licences=assets.licences() + "\n"),
         ROOT / "docs" / "speed.md": put(
             ROOT / "docs" / "speed.md", step_128=step("step_128"), step_2048=step("step_2048")

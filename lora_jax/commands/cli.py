@@ -167,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     method(sub, {"rank": RANK})
     sub.add_argument("--batch-size", type=_positive, default=1, help="sequences in a batch")
     sub.add_argument("--length", type=_positive, default=1024, help="tokens in a sequence")
-    sub.add_argument("--attention", choices=["blocks", "scores"], default="blocks", help="whole, or block by block")
+    sub.add_argument(
+        "--attention", choices=["blockwise", "dense"], default="blockwise", help="block by block, or all scores at once"
+    )
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the base model")
     sub.add_argument("--optimizer", choices=["adamw", "adafactor", "sgd", "momentum"], default="adamw",
                      help="whose state is held")  # fmt: skip
@@ -192,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--batch-size", type=_positive, default=1, help="with --model: sequences in a batch")
     sub.add_argument("--length", type=_positive, default=512, help="with --model: tokens in a sequence")
     sub.add_argument("--remat", action="store_true", help="with --model: rematerialized blocks")
-    sub.add_argument("--attention", choices=["blocks", "scores"], default="blocks", help="with --model")
+    sub.add_argument("--attention", choices=["blockwise", "dense"], default="blockwise", help="with --model")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="float32 on a CPU, else bfloat16, if not given")
     sub.add_argument("--out", type=Path, help="the record (figures/data/memory_DEVICE.json if not given)")
 

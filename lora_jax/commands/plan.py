@@ -62,8 +62,8 @@ def _text(found: Budget) -> Iterator[str]:
     what = setup.said or ("every weight trains" if setup.method == "full" else "as it comes")
     yield f"{found.model}, {found.parameters:,} parameters; {setup.name}, {what}: {found.trained:,} train"
     yield (
-        f"a step of {setup.batch} x {setup.length} tokens, {setup.dtype}, {setup.optimizer}; attention in "
-        f"{setup.attention}, {'blocks' if setup.remat else 'nothing'} rematerialized"
+        f"a step of {setup.batch} x {setup.length} tokens, {setup.dtype}, {setup.optimizer}; "
+        f"{setup.attention} attention, {'blocks' if setup.remat else 'nothing'} rematerialized"
     )
     for part in ([found.ledger.table()], _methods(found.methods), _cards(found.cards), _checkpoint(found), found.notes):
         yield ""

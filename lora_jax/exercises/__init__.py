@@ -1,4 +1,4 @@
-"""Exercises that check themselves: in a notebook by `check`, for a whole class by the grader (`grader.py`)."""
+"""Exercises that check themselves: in a notebook by `check`, for a whole class by the grader (`grading/`)."""
 
 from lora_jax.exercises.outcomes import check, hint, solution
 

@@ -1,15 +1,15 @@
 """What the backward pass is left with, by hand: every array that a step keeps, from the shape of the model alone.
 
 Letters: B batch, T length, N = B * T tokens, D width, F feed-forward width, H query heads, K key/value heads,
-G = H / K, C head size, V vocabulary, L layers; of attention in blocks, P the length of a block and Z blocks.
+G = H / K, C head size, V vocabulary, L layers; of blockwise attention, P the length of a block and Z blocks.
 
 The package decides what is kept, and five rules of it are all that stands below:
 
 - A block keeps its input, what its large products made (`transformer.KEPT`), and no norm, gated product or x @ A, which
   are worked out again. With rematerialized blocks it keeps its input alone. Methods do not differ in this: a LoRA
   needs the same arrays to reach the layers below it, so it saves no activation memory.
-- Attention in blocks keeps `mixed` and the log-sum-exp block by block, the last block padded: Z * P >= T. Attention
-  by scores does not read `mixed` again; it is kept where o_proj trains or is adapted, whose input it is.
+- Blockwise attention keeps `mixed` and the log-sum-exp block by block, the last block padded: Z * P >= T. Dense
+  attention does not read `mixed` again; it is kept where o_proj trains or is adapted, whose input it is.
 - The last norm stands outside the blocks. Autodiff keeps its input in float32, the mean square's root and the root's
   derivative (4 bytes a token each) and the scale as one row; where the scale trains, the normed stream too.
 - A learned prompt is a sequence of its own, read once a step: it keeps what a batch of one keeps, and its keys and
@@ -82,8 +82,8 @@ def block_arrays(setup: Setup, trainable: Tree) -> tuple[Kept, ...]:
     N, F, C, H, K = B * T, c.intermediate_size, c.head_dim, c.num_attention_heads, c.num_key_value_heads
     Z, P = even(T)
     mixed = {
-        "scores": (Kept("mixed", (B, T, H, C), dtype),) if trains(trainable, "o_proj") or "prompt" in trainable else (),
-        "blocks": (
+        "dense": (Kept("mixed", (B, T, H, C), dtype),) if trains(trainable, "o_proj") or "prompt" in trainable else (),
+        "blockwise": (
             Kept("mixed", (Z, B, K, H // K * P, C), dtype),
             Kept("log_sum_exp", (Z, B, K, H // K * P), "float32"),
         ),

@@ -28,7 +28,7 @@ BATCHES = (1, 64)
 
 @dataclass(frozen=True)
 class View:
-    """What the controls say: a step in bfloat16 with AdamW and attention in blocks, and a card to put it on."""
+    """What the controls say: a step in bfloat16 with AdamW and blockwise attention, and a card to put it on."""
 
     model: str = "llama3.1-8b"
     method: str = DEFAULT  # one of `setup.ways`: "full", "lora", "lora nf4"

@@ -11,12 +11,12 @@ activations, the gradients, and the working set of one layer, which is its feed-
   adapter) is float32 before it is rounded: as much again as the 3 and the 2; one of a dequantized W, as the 3. With an
   adapter of rank 1 XLA multiplies by elements, in float32: 3 more (the same step of rank 2 does without them).
 - Beside them, arrays of D: the stream's gradient and both normed inputs, 3; one more if the feed-forward trains. With
-  rematerialized blocks the stream, q, k, v and the mixed values: D + 2 Q + 2 K; by scores, the softmax too.
+  rematerialized blocks the stream, q, k, v and the mixed values: D + 2 Q + 2 K; with dense attention, the softmax too.
 - Attention, going back: the block's input, its norm and the gradients of both, 4 of D; the gradients of q, k, v and the
   mixed values, 2 Q + 2 K; q, k and v, if they were rematerialized. Of all scores the softmax and its gradient in
   float32, and the scores' gradient in the stream's dtype. Of one pair of blocks the softmax and its gradient, both in
   float32 and rounded, and the gradients of k and v, which grow in float32.
-- Attention by scores, going forward: the scores, what hides some of them, the softmax, and a byte that says which.
+- Dense attention, going forward: the scores, what hides some of them, the softmax, and a byte that says which.
 - To the layer's end the feed-forward's 3 wait for the gradients of its weights. With adapters in bfloat16 they are
   float32, twice as much, but rounded by the time that all scores are largest; with adapters in float32 and
   rematerialized blocks none is left.
@@ -51,8 +51,8 @@ def temporary(setup: Setup, trainable: Tree) -> tuple[str, int]:
     c, B, T, e = setup.config, setup.batch, setup.length, activations.ITEMSIZE[setup.dtype]
     N, D, F, V = B * T, c.hidden_size, c.intermediate_size, c.vocab_size
     Q, K = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    remat, by_scores, few = setup.remat, setup.attention == "scores", activations.BLOCK
-    S = B * c.num_attention_heads * (T if by_scores else min(T, few)) ** 2
+    remat, dense, few = setup.remat, setup.attention == "dense", activations.BLOCK
+    S = B * c.num_attention_heads * (T if dense else min(T, few)) ** 2
     full, mlp = "embed_tokens" in trainable, activations.trains(trainable, "mlp")
     adapted, rounded = mlp and not full, e < FLOAT32
     sums = rounded and (adapted or setup.quantize is not None)
@@ -65,12 +65,12 @@ def temporary(setup: Setup, trainable: Tree) -> tuple[str, int]:
 
     wide = 3 + mlp + 2 * remat + sums * (3 + 2 * remat * adapted) + 3 * thin
     feed_forward = N * e * (wide * F + (3 + mlp) * D + remat * (D + 2 * Q + 2 * K))
-    feed_forward += by_scores * remat * S * (FLOAT32 + e * rounded)
-    waiting = 3 if full else mlp * 3 * ((rounded or not remat) + (rounded and not by_scores))
+    feed_forward += dense * remat * S * (FLOAT32 + e * rounded)
+    waiting = 3 if full else mlp * 3 * ((rounded or not remat) + (rounded and not dense))
     attention = N * e * (waiting * F + 4 * D + 2 * Q + 2 * K + remat * (Q + 2 * K))
-    attention += S * (2 * FLOAT32 + e) if by_scores else 2 * S * (FLOAT32 + e) + 2 * N * K * FLOAT32
+    attention += S * (2 * FLOAT32 + e) if dense else 2 * S * (FLOAT32 + e) + 2 * N * K * FLOAT32
     layers = saved + gradients + matrices + max(feed_forward, attention)
-    if by_scores:
+    if dense:
         forward = S * (2 * FLOAT32 + e + 1) + N * e * (D + Q + 2 * K)
         between = (gradients if full else 0) + (0 if remat else c.num_hidden_layers * N * Q * e)
         layers = max(layers, saved + forward, saved + between)

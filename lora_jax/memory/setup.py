@@ -15,7 +15,7 @@ from lora_jax.tuning import jobs
 CHOICES = {
     "quantize": (None, "nf4", "int8"),
     "dtype": ("float32", "bfloat16"),
-    "attention": ("blocks", "scores"),
+    "attention": ("blockwise", "dense"),
     "optimizer": ("adamw", "adafactor", "sgd", "momentum"),
     "moments": (None, "float32", "bfloat16"),
 }
@@ -39,7 +39,7 @@ class Setup:
     length: int = 1024
     dtype: str = "bfloat16"  # of the base, and of what flows through it
     remat: bool = False
-    attention: str = "blocks"
+    attention: str = "blockwise"
     optimizer: str = "adamw"
     moments: str | None = None  # of AdamW's first moment, or momentum's trace; None: of what trains
     master: bool = False  # full fine-tuning in bfloat16 with a float32 copy of the weights in the optimizer's state
@@ -77,7 +77,7 @@ class Setup:
     @property
     def held(self) -> Setup:
         """The setup but for all that has no say in what is held whatever the batch: equal where that is equal."""
-        return dataclasses.replace(self, batch=1, length=1, remat=False, attention="blocks")
+        return dataclasses.replace(self, batch=1, length=1, remat=False, attention="blockwise")
 
 
 def planning_options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:

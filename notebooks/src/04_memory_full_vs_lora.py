@@ -137,7 +137,7 @@ for one in found:
 # <details><summary>How to read the shapes</summary>
 #
 # 4,096 tokens are 8 sequences of 512. `q` has six heads of 32, `k` and `v` two. `mixed` and `log_sum_exp` come from
-# attention in blocks of 256 tokens: two blocks, each with 8 sequences, 2 key/value heads, and for each of these
+# blockwise attention, 256 tokens a block: two blocks, each with 8 sequences, 2 key/value heads, and for each of these
 # 3 query heads of 256 tokens. Taken together they are as many numbers as tokens times query heads (times 32).
 # </details>
 #
@@ -457,7 +457,7 @@ for remat in (False, True):
 
 # %%
 def in_layers(setup):
-    """Arrays as wide as F, and bytes beside the arguments, in bfloat16, rematerialized, with attention in blocks."""
+    """Arrays as wide as F, and bytes beside the arguments, in bfloat16, rematerialized, with blockwise attention."""
     c, trainable = setup.config, steps.build(setup).trainable
     N, D, F = setup.batch * setup.length, c.hidden_size, c.intermediate_size
     Q, K = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
@@ -487,7 +487,7 @@ for name, one in {"LoRA": large, "LoRA on q and v": few, "QLoRA on q and v": rep
 # </details>
 #
 # Nothing is added up in the loss, but one chunk of logits is there with its gradient. And attention need not go by
-# blocks: `attention="scores"` makes the scores of all pairs of tokens at once, in float32.
+# blocks: `attention="dense"` makes the scores of all pairs of tokens at once, in float32.
 #
 # **Predict:** LoRA on SmolLM2-135M, one sequence, blocks rematerialized. At which of these lengths is the loss the
 # fullest? And what do all scores do to a sequence that is twice as long?
@@ -496,10 +496,10 @@ for name, one in {"LoRA": large, "LoRA on q and v": few, "QLoRA on q and v": rep
 smollm2 = zoo.config("smollm2-135m")
 for length in (64, 256, 1024, 2048, 4096):
     print(f"{length:>5} tokens", end="")
-    for attention in ("blocks", "scores"):
+    for attention in ("blockwise", "dense"):
         one = Setup(smollm2, options={"rank": 16}, length=length, remat=True, attention=attention)
         moment, held = peak.temporary(one, steps.build(one).trainable)
-        print(f"{attention:>10}: {moment:8}{size(held):>9}", end="\n" if attention == "scores" else "")
+        print(f"{attention:>10}: {moment:8}{size(held):>9}", end="\n" if attention == "dense" else "")
 
 # %% [markdown]
 # <details><summary>Why only there</summary>

@@ -49,6 +49,17 @@ def test_the_gradient_is_that_of_a_norm_that_does_not_change():
     assert difference(found[0], whole) > 1e-2  # the norm's own gradient would be seen
 
 
+def test_dropout_drops_inputs_of_the_low_rank_part_only():
+    """And not those of the base's share, as PEFT's does: see docs/design.md."""
+
+    def product(b, key):
+        one = dora.DoRA(A, b, S, dropout=jnp.float32(0.5), magnitude=M)
+        return X @ Adapted(W, one.randomize(jax.random.key(key)))
+
+    assert difference(product(B, 1), product(B, 2)) > 1e-2
+    assert tiny.raw(product(0 * B, 1)) == tiny.raw(product(0 * B, 2))
+
+
 def test_it_starts_as_lora_does_with_the_lengths_of_the_base():
     adapters, _ = dora.init(jax.random.key(4), PARAMS, rank=3, targets=["q_proj"])
     plain, _ = lora.init(jax.random.key(4), PARAMS, rank=3, targets=["q_proj"])

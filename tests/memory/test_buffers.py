@@ -99,7 +99,7 @@ def test_the_innermost_scope_of_a_path(path, scope):
 
 
 def test_the_scopes_are_those_of_the_model():
-    package = Path(components.__file__).parents[1]
+    package = Path(components.__file__).parents[2]
     found = [re.findall(r'named_scope\("(\w+)"\)', file.read_text()) for file in package.rglob("*.py")]
     assert {name for names in found for name in names} == set(components.SCOPES)
 

@@ -41,7 +41,7 @@ SETUPS = {
         remat=True,
         moments="bfloat16",
     ),
-    "lora nf4": Setup(TINY, "lora", LORA, "nf4", **STEP, attention="scores"),
+    "lora nf4": Setup(TINY, "lora", LORA, "nf4", **STEP, attention="dense"),
     "lora nf4, single": Setup(TINY, "lora", LORA, "nf4", double_quantization=False, **STEP, optimizer="sgd"),
 }
 

@@ -76,7 +76,7 @@ def test_a_record_is_gone_on_with(tmp_path, monkeypatch):
     assert third["summary"] == {"measured": 4, "failed": 0, "median": 0.0, "worst": 0.0}
     assert third["rows"][0]["command"] == (
         "python -m lora_jax measure --device cpu --model smollm2-135m --method lora --quantize int8 --dtype float32 "
-        "--batch-size 2 --length 512 --remat --attention blocks"
+        "--batch-size 2 --length 512 --remat --attention blockwise"
     )
 
 
@@ -184,7 +184,7 @@ def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
         "length is -5, and must be a whole number of 1 or more"
     )
     assert refusal(lambda: measure(tmp_path, models=["smollm2-135m"], method="qlora")) == (
-        "there is no method 'qlora': choose full or lora"
+        "there is no method 'qlora': choose full or lora, dora, ia3, prompt_tuning"
     )
     assert refusal(lambda: measure(tmp_path, models=["smollm2-135m"], quantize="nf4")) == (
         "--quantize is for one method: say which with --method"

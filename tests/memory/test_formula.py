@@ -160,7 +160,7 @@ def test_where_not_all_is_there_at_once_a_row_says_so(monkeypatch):
 @pytest.mark.parametrize("setup", EACH, ids=lambda s: f"{s.name} {s.dtype} {s.config.num_hidden_layers}")
 @pytest.mark.parametrize("name", ["batch", "length"])
 def test_more_batch_or_more_length_never_needs_less(setup, name):
-    for attention in ("blocks", "scores"):
+    for attention in ("blockwise", "dense"):
         grown = [
             dataclasses.replace(setup, attention=attention, **{name: n}) for n in [*range(1, 40), *range(250, 260), 999]
         ]
@@ -181,7 +181,7 @@ def test_the_ways_are_the_words_of_the_command():
 def test_what_is_held_does_not_depend_on_what_the_batch_brings():
     """The shapes are kept by `held`: what they do not depend on is not part of it, and all else is."""
     setup = Setup(SMALL, options={"rank": 3})
-    moved = dataclasses.replace(setup, batch=3, length=7, remat=True, attention="scores")
+    moved = dataclasses.replace(setup, batch=3, length=7, remat=True, attention="dense")
     assert moved.held == setup.held and estimate(moved).static == estimate(setup).static
     for change in ({"options": {"rank": 4}}, {"quantize": "nf4"}, {"dtype": "float32"}, {"moments": "bfloat16"}):
         other = dataclasses.replace(setup, **change)

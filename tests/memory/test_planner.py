@@ -44,8 +44,8 @@ PUBLISHED = {
     "qwen2.5-72b": 72_706_203_648,
 }
 OURS = {"100b": 100_000_000_000, "stories-2.8m": 2_755_008, "gpt3-175b": 174_566_105_088}
-GIVEN = {"method": "lora", "rank": None, "targets": None, "freeze_a": False, "quantize": None, "batch_size": 1}
-GIVEN |= {"length": 1024, "remat": False, "attention": "blocks", "dtype": "bfloat16", "optimizer": "adamw"}
+GIVEN = {"method": "lora", "options": {}, "quantize": None, "batch_size": 1}
+GIVEN |= {"length": 1024, "remat": False, "attention": "blockwise", "dtype": "bfloat16", "optimizer": "adamw"}
 GIVEN |= {"card": None, "compile": False, "seconds_per_step": None, "steps": 1000, "model": "llama3.1-8b"}
 LLAMA = Setup(zoo.config("llama3.1-8b"), options={"rank": 16})
 
@@ -242,16 +242,17 @@ def test_what_a_run_costs_by_hand():
 
 def test_the_text_names_what_was_planned():
     text, found = said()
-    assert "41,943,040 train" in text and "attention in blocks, nothing rematerialized" in text
+    assert "41,943,040 train" in text and "blockwise attention, nothing rematerialized" in text
     assert "a third party's listing of rental prices, 2026-03-21" in text
     assert all(card.name in text for card in hardware.NVIDIA.values())
     assert "lora nf4 " in text and "A T4 has no bfloat16" in text
-    assert json.loads(json.dumps(found))["setup"]["attention"] == "blocks"
+    assert json.loads(json.dumps(found))["setup"]["attention"] == "blockwise"
     assert len(found["cards"]) == len(hardware.NVIDIA)
-    more = {"attention": "scores", "remat": True, "quantize": "int8", "freeze_a": True, "targets": ["q_proj", "v_proj"]}
+    more = {"attention": "dense", "remat": True, "quantize": "int8"}
+    more |= {"options": {"freeze_a": True, "targets": ["q_proj", "v_proj"]}}
     text, found = said(card="l4", length=200_000, **more)
-    assert "attention in scores, blocks rematerialized" in text
-    assert "lora int8, rank 16, targets q_proj v_proj, freeze_a: " in text
+    assert "dense attention, blocks rematerialized" in text
+    assert "lora int8, rank 16, freeze_a, targets q_proj v_proj: " in text
     assert [fit["card"] for fit in found["cards"]] == ["l4"]
     assert "200,000 tokens are more than the 131,072 positions" in text
 
@@ -304,11 +305,13 @@ def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
         "tpu-v5p, tpu-v6e"
     )
     assert refusal(lambda: said(batch_size=-1)) == "batch is -1, and must be a whole number of 1 or more"
-    assert refusal(lambda: said(method="qlora")) == "there is no method 'qlora': choose full or lora"
-    assert refusal(lambda: said(method="full", rank=4)) == (
+    assert refusal(lambda: said(method="qlora")) == (
+        "there is no method 'qlora': choose full or lora, dora, ia3, prompt_tuning"
+    )
+    assert refusal(lambda: said(method="full", options={"rank": 4})) == (
         "full fine-tuning has no rank: leave it out, or choose an adapter method"
     )
-    assert refusal(lambda: said(rank=5000)) == (
+    assert refusal(lambda: said(options={"rank": 5000})) == (
         "layers.0.self_attn.q_proj: rank must be 1 to 4096 for a 4096 x 4096 matrix, not 5000"
     )
     assert refusal(lambda: said(steps=0)) == (
@@ -320,7 +323,7 @@ def test_a_users_mistakes_are_answered_in_a_sentence(tmp_path, monkeypatch):
     assert refusal(lambda: said(seconds_per_step=2.0)) == (
         "seconds a step are a card's own: say with --for on which card they were measured"
     )
-    assert refusal(lambda: said(targets=["q_proj", "k_projection"])).startswith(
+    assert refusal(lambda: said(options={"targets": ["q_proj", "k_projection"]})).startswith(
         "no weight matches the target 'k_projection'; there are: embed_tokens, lm_head, layers.N.self_attn.q_proj, "
     )
     monkeypatch.setattr(compiler, "_version", lambda package: None)

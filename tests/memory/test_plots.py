@@ -143,7 +143,7 @@ def test_a_square_is_filled_where_the_step_fits_and_marked_where_it_is_too_close
         "lora nf4": {"plain": [yes, perhaps], "rematerialized": [yes, perhaps]},
     }
     usable, models = {"a card": 7, "another": 8}, {"a model": verdicts}
-    page_figures.fits({"step": step | {"attention": "blocks"}, "usable": usable, "models": models}, "")
+    page_figures.fits({"step": step | {"attention": "blockwise"}, "usable": usable, "models": models}, "")
     (axes,) = figures[0].axes
     assert [patch.get_alpha() for patch in axes.patches[::2]] == [0.0, 0.0, 0.3, 0.3, 1.0, 0.0]
     assert texts(axes) == ["?", "?"]

@@ -28,7 +28,7 @@ SHAPES = {
     "biases": (Config(37, 24, 40, 2, 4, 4, 6, biases=("q_proj", "k_proj", "v_proj")), 1, 256),
     "blocks of a padded length": (Config(29, 40, 48, 2, 3, 1, 10, tie_word_embeddings=False), 3, 773),
 }
-EACH = [*itertools.product(("float32", "bfloat16"), ("blocks", "scores"))]
+EACH = [*itertools.product(("float32", "bfloat16"), ("blockwise", "dense"))]
 FORMS = {"grouped, tied": EACH, "biases": EACH[3:], "blocks of a padded length": EACH[1:3]}
 CASES = [
     (method, shape, remat, *form)
@@ -37,7 +37,7 @@ CASES = [
 ]
 
 
-def case(method, shape="grouped, tied", remat=False, dtype="float32", attention="blocks"):
+def case(method, shape="grouped, tied", remat=False, dtype="float32", attention="blockwise"):
     config, batch, length = SHAPES[shape]
     words = {"remat": remat, "dtype": dtype, "attention": attention, **METHODS[method]}
     return Setup(config, batch=batch, length=length, **words)
@@ -64,7 +64,7 @@ def test_the_formula_keeps_what_autodiff_keeps(names):
 REGISTRY = [
     (method, quantize, remat, attention)
     for method in METHODS_OF_THE_PACKAGE
-    for quantize, remat, attention in ((None, False, "blocks"), ("nf4", True, "blocks"), ("int8", False, "scores"))
+    for quantize, remat, attention in ((None, False, "blockwise"), ("nf4", True, "blockwise"), ("int8", False, "dense"))
 ]
 
 
@@ -82,7 +82,7 @@ def test_the_count_is_what_autodiff_keeps_for_every_method(method, quantize, rem
 )
 def test_targets_of_some_layers_keep_the_same_of_all(targets):
     """Whether o_proj trains is read off what trains, in whichever layer; the rest is kept for any target."""
-    setup = dataclasses.replace(case("LoRA on all", attention="scores"), options={"rank": 3, "targets": targets})
+    setup = dataclasses.replace(case("LoRA on all", attention="dense"), options={"rank": 3, "targets": targets})
     found = [one for one in residuals.kept(setup) if one.role != "spread adapters"]
     assert sorted(found, key=str) == sorted(by_hand(setup), key=str)
 

@@ -41,7 +41,7 @@ CPU_GRID: Rows = (  # what fits a few minutes on two cores
     ("stories-2.8m", None, None, {"batch": 8, "length": 512}),
     ("smollm2-135m", None, None, {"batch": 2, "length": 512}),
     ("smollm2-135m", DEFAULT, None, {"batch": 2, "length": 512, "remat": True}),
-    ("smollm2-135m", DEFAULT, None, {"batch": 2, "length": 512, "attention": "scores"}),
+    ("smollm2-135m", DEFAULT, None, {"batch": 2, "length": 512, "attention": "dense"}),
 )
 GPU_GRID: Rows = (  # from what any card holds to what few do
     ("smollm2-135m", None, None, {"batch": 4, "length": 1024}),
@@ -63,7 +63,7 @@ def measure(
     batch_size: int = 1,
     length: int = 512,
     remat: bool = False,
-    attention: str = "blocks",
+    attention: str = "blockwise",
     dtype: str | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def short_name(made_by: dict[str, Any]) -> str:
 def title(row: dict[str, Any]) -> str:
     """One row's step in a few words."""
     s = setup_from_json(row["setup"])
-    more = ", blocks rematerialized" * s.remat + ", all scores" * (s.attention == "scores")
+    more = ", blocks rematerialized" * s.remat + ", all scores" * (s.attention == "dense")
     return f"{row['model']} {s.name} {s.batch} x {s.length} {s.dtype}{more}"
 
 
