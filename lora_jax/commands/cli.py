@@ -12,11 +12,12 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lora_jax.adapters import DEFAULT, METHODS
+from lora_jax.adapters.method import Option
 from lora_jax.errors import InputError
 from lora_jax.files import compilation
 from lora_jax.memory.setup import RANK
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
             said = f"{option.help}; of {', '.join(has)}"
             if option.read and any(value is not None for value in values.values()):
                 said += f" (where not given: {_said(values)})"
-            how: dict[str, Any] = {"type": option.read} if option.read else {"action": "store_true"}
+            how: dict[str, Any] = {"type": _reader(option)} if option.read else {"action": "store_true"}
             sub.add_argument(_flag(name), dest=name, default=argparse.SUPPRESS, help=said, **how)
         sub.add_argument("--quantize", choices=["nf4", "int8"], help="hold the frozen base in 4 or 8 bits (QLoRA)")
         sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
@@ -207,6 +208,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=1, help="of the cases; the notebooks' own checks use 0")
     sub.add_argument("--as-root", action="store_true", help="run submissions as root even where nothing shuts them in")
     return parser
+
+
+def _reader(option: Option) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return option.read(text)  # type: ignore[misc]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not understood: {option.help}") from None
+
+    return read
 
 
 def _said(values: Mapping[str, Any]) -> str:

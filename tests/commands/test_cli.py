@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import tiny
 
-from lora_jax import forward, load_adapter, load_model, load_tokenizer, merge
+from lora_jax import METHODS, forward, load_adapter, load_model, load_tokenizer, merge
 from lora_jax.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = ["--steps", "4", "--batch-size", "2", "--length", "16", "--rank", "2"]
+QUICK = ["--steps", "4", "--batch-size", "2", "--length", "16"]
+FAST = [*QUICK, "--rank", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,16 @@ def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "mine.txt"
     path.write_text(tiny.TEXT * 40)
     return str(path)
+
+
+@pytest.fixture(scope="module", params=[name for name in METHODS if name != "lora"])
+def other(request, tmp_path_factory, model, data):
+    """A run of another method, with its own options and rate."""
+    out = tmp_path_factory.mktemp("runs") / request.param
+    assert (
+        cli.main(["train", "--model", model, "--data", data, "--out", str(out), *QUICK, "--method", request.param]) == 0
+    )
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +77,30 @@ def test_train_generate_and_merge_go_together(capsys, model, trained, tmp_path):
         said.append(json.loads(capsys.readouterr().out))
     assert said[0] == said[1]
     assert [text["prompt"] for text in said[0]["texts"]] == ["The fox", "A river ran"]
+
+
+def test_every_method_trains_generates_and_merges_or_says_why_not(capsys, model, other, tmp_path):
+    run = json.loads((other / "run.json").read_text())
+    assert len(run["losses"]) == 4 and all(np.isfinite(run["losses"]))
+    source = ["--model", model, "--adapter", str(other / "adapter")]
+    options = ["--new-tokens", "6", "--temperature", "0", "--top-k", "9", "--json"]
+    capsys.readouterr()
+    assert cli.main(["generate", "The fox", *source, *options]) == 0
+    said = json.loads(capsys.readouterr().out)
+    if cli.main(["merge", *source, "--out", str(tmp_path / "m")]) == 0:
+        capsys.readouterr()
+        assert cli.main(["generate", "The fox", "--model", str(tmp_path / "m"), *options]) == 0
+        assert json.loads(capsys.readouterr().out) == said
+    else:
+        assert "has no place for prompt: keep the adapter beside its base" in capsys.readouterr().err
+        assert not (tmp_path / "m").exists()
+
+
+def test_an_option_that_cannot_be_read_says_what_it_is(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--data", "poems", "--out", "x", "--rank-pattern", "q_proj=4"])
+    words = """argument --rank-pattern: 'q_proj=4' is not understood: ranks by name, as JSON: {"q_proj": 4}"""
+    assert words in capsys.readouterr().err
 
 
 def test_full_fine_tuning_writes_a_model_that_opens(model, data, tmp_path):
