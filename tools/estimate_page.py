@@ -62,7 +62,7 @@ def points() -> list[dict]:
         }
         for made in read(RECORD)["made_by"]
         for row in read(RECORD)["rows"]
-        if isinstance(plan := row["plans"][made], int) and plan >= peak.SMALL
+        if isinstance(plan := row["plans"].get(made), int) and plan >= peak.SMALL
     ]
 
 
@@ -97,13 +97,13 @@ def errors() -> str:
 
 
 def _line(row: dict, setup: Setup, made: list[str]) -> str:
-    plans = [row["plans"][one] for one in made]
+    plans = [row["plans"].get(one, "left out") for one in made]
     cells = [
         str(row["index"]),
         f"{parameters(setup.config) / 1e6:,.1f}M",
         setup.name,
         _said(setup),
-        *(f"{plan / 1e6:,.1f}" if isinstance(plan, int) else f"not compiled: {plan}" for plan in plans),
+        *(f"{plan / 1e6:,.1f}" if isinstance(plan, int) else plan for plan in plans),
         f"{row['estimate'] / 1e6:,.1f}",
         *(_error(row["estimate"], plan) for plan in plans),
     ]
