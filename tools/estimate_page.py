@@ -96,21 +96,24 @@ def errors() -> str:
     return "\n".join(lines) + "\n"
 
 
+LEFT_OUT = "too small to be judged"
+
+
 def _line(row: dict, setup: Setup, made: list[str]) -> str:
-    plans = [row["plans"].get(one, "left out") for one in made]
+    plans = [row["plans"].get(one) for one in made]
     cells = [
         str(row["index"]),
         f"{parameters(setup.config) / 1e6:,.1f}M",
         setup.name,
         _said(setup),
-        *(f"{plan / 1e6:,.1f}" if isinstance(plan, int) else plan for plan in plans),
+        *(f"{plan / 1e6:,.1f}" if isinstance(plan, int) else f"not compiled: {plan or LEFT_OUT}" for plan in plans),
         f"{row['estimate'] / 1e6:,.1f}",
         *(_error(row["estimate"], plan) for plan in plans),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _error(estimated: int, plan: int | str) -> str:
+def _error(estimated: int, plan: int | str | None) -> str:
     if not isinstance(plan, int):
         return "-"
     error = estimated / plan - 1
