@@ -11,7 +11,8 @@ import numpy as np
 from lora_jax.text import stories
 from lora_jax.text.corpora import poems, split_verse
 from lora_jax.text.documents import Document, read_documents
-from lora_jax.text.packing import Packed, encode_document, pack, split
+from lora_jax.text.encoding import encode_document
+from lora_jax.text.packing import Packed, pack, split
 
 BUILT_IN = ("poems", "stories")
 

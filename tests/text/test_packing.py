@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lora_jax.errors import InputError
 from lora_jax.text.documents import Document
-from lora_jax.text.packing import Batches, Packed, encode_document, pack, split
+from lora_jax.text.encoding import encode_document
+from lora_jax.text.packing import Batches, Packed, pack, split
 from lora_jax.transformer import target_mask
 
 CHATML = (  # SmolLM2-Instruct's own
