@@ -76,10 +76,10 @@ def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
     form, settings = _read_config(Path(folder) / CONFIG)
     arrays, _ = tensors.read(Path(folder) / WEIGHTS)
     places = {form.entry: lambda: base["embed_tokens"]} if form.entry else placement.matrices(base)
+    _take_copies(folder, base, arrays)
     named = {}
     for name, weight in places.items():
         path = _path(name)
-        _take_copies(folder, name, weight, arrays)
         own = {key.removeprefix(_key(path, "")): key for key in arrays if key.startswith(_key(path, ""))}
         if not own and path and not _targeted(settings, path):
             continue
@@ -90,6 +90,11 @@ def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
         except InputError as error:
             raise InputError(f"{folder}: {error}") from error
         arrays |= {own[part]: array for part, array in found.items()}
+    if "lm_head" not in base and any(key.startswith(_key("lm_head", "")) for key in arrays):
+        raise InputError(
+            f"{folder}: it stands on lm_head, which is tied to embed_tokens in this base, and PEFT adapts the head "
+            "alone: give a base with its own lm_head, as `untie(params)` makes it"
+        )
     if arrays:
         raise InputError(
             f"{folder}: the tensor {min(arrays)} ({len(arrays)} in all) belongs to nothing in this base: another base?"
@@ -128,18 +133,27 @@ def refuse_tied(base: Tree, named: Iterable[str]) -> None:
         )
 
 
-def _take_copies(folder: str | Path, name: str, weight: Any, arrays: dict[str, Any]) -> None:
-    """Take out the tensors that merely repeat this embedding or head of the base, as PEFT adds them where it adapts it.
+def _take_copies(folder: str | Path, base: Tree, arrays: dict[str, Any]) -> None:
+    """Take out the tensors that merely repeat the embedding or the head of the base, as PEFT adds them on request.
 
-    Raises InputError where one differs: it was trained too, or the base is another.
+    Where the two are tied, both repeat the embedding. Raises InputError where one differs: it was trained too, the
+    vocabulary was changed, or the base is another.
     """
-    if name not in ("embed_tokens", "lm_head"):
-        return
-    for key in {_key(_path(name), part) for part in ("base_layer.weight", "weight")} & set(arrays):
-        ours = dense(weight()) if name == "embed_tokens" else dense(weight()).T
-        theirs = arrays.pop(key)
-        if not any(jnp.array_equal(ours.astype(dtype), theirs.astype(dtype)) for dtype in (ours.dtype, theirs.dtype)):
-            raise InputError(f"{folder}: the tensor {key} differs from {name} of this base: another base?")
+    for name in ("embed_tokens", "lm_head"):
+        for key in {_key(_path(name), part) for part in ("base_layer.weight", "weight")} & set(arrays):
+            ours = dense(base["lm_head"]).T if name in base and name == "lm_head" else dense(base["embed_tokens"])
+            theirs = arrays.pop(key)
+            if theirs.shape != ours.shape:
+                raise InputError(
+                    f"{folder}: the tensor {key} is {theirs.shape}, and {name} of this base is {ours.shape}: the "
+                    "adapter was trained on a model whose vocabulary had been changed: give that model"
+                )
+            kinds = (ours.dtype, theirs.dtype)
+            if not any(jnp.array_equal(ours.astype(dtype), theirs.astype(dtype)) for dtype in kinds):
+                raise InputError(
+                    f"{folder}: the tensor {key} differs from {name} of this base: it was trained too, which is not "
+                    "supported, or this is another base"
+                )
 
 
 def _targets(base: Tree, named: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ The base: D 24, F 28, H 8, K 2, C 6, V 43, L 3, with biases and a head of its ow
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -290,6 +291,44 @@ def test_an_adapter_on_a_tied_embedding_is_neither_saved_nor_loaded(model, tmp_p
     folder = Path(shutil.copytree(GOLDEN / "peft_embedding", tmp_path / "b"))
     change_tensors(folder, lambda arrays: [arrays.pop(key) for key in list(arrays) if "lm_head" in key])
     with pytest.raises(InputError, match="embed_tokens is tied to the head in this base"):
+        load_adapter(folder, base=tied)
+
+
+EMBEDDING, HEAD = (f"base_model.model.{path}.weight" for path in ("model.embed_tokens", "lm_head"))
+
+
+@pytest.mark.parametrize("name", ["peft_plain", "peft_dora", "peft_ia3", "peft_prompt"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_copies_of_the_bases_embedding_and_head_are_taken_for_what_they_are(model, tmp_path, name, tied):
+    """`save_embedding_layers` writes both; of a tied base they are the same numbers twice."""
+    params = {name: value for name, value in model[1].items() if not tied or name != "lm_head"}
+    embedding = np.asarray(params["embed_tokens"])
+    copies = {EMBEDDING: embedding, HEAD: embedding if tied else np.ascontiguousarray(np.asarray(params["lm_head"]).T)}
+    folder = Path(shutil.copytree(GOLDEN / name, tmp_path / "a"))
+    change_tensors(folder, lambda arrays: arrays.update(copies))
+    found, expected = load_adapter(folder, base=params), load_adapter(GOLDEN / name, base=params)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    for key, copy in copies.items():
+        module = "embed_tokens" if key == EMBEDDING else "lm_head"
+        change_tensors(folder, lambda arrays, key=key, copy=copy: arrays.update({key: copy + 1}))
+        with pytest.raises(
+            InputError, match=f"{re.escape(key)} differs from {module} of this base: it was trained too"
+        ):
+            load_adapter(folder, base=params)
+        grown = np.pad(copy, ((0, 2), (0, 0)))
+        change_tensors(folder, lambda arrays, key=key, grown=grown: arrays.update({key: grown}))
+        with pytest.raises(InputError, match=rf"is \(45, 24\), and {module} of this base is \(43, 24\): .*vocabulary"):
+            load_adapter(folder, base=params)
+        change_tensors(folder, lambda arrays, key=key, copy=copy: arrays.update({key: copy}))
+
+
+def test_an_adapter_on_the_head_of_a_tied_base_is_told_so(model, tmp_path):
+    tied = {name: value for name, value in model[1].items() if name != "lm_head"}
+    folder = Path(shutil.copytree(GOLDEN / "peft_embedding", tmp_path / "b"))
+    change_tensors(folder, lambda arrays: [arrays.pop(k) for k in list(arrays) if "embed" in k or "base_layer" in k])
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": ["lm_head", "k_proj"]}))
+    with pytest.raises(InputError, match=r"it stands on lm_head, which is tied to embed_tokens .*`untie\(params\)`"):
         load_adapter(folder, base=tied)
 
 
