@@ -45,6 +45,15 @@ def test_links_lead_somewhere():
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+def test_tests_that_are_named_exist():
+    defined = {
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    for page in PAGES:
+        missing = set(re.findall(r"`(test_\w+)`", page.read_text())) - defined
+        assert not missing, f"{page.name} names tests that are not there: {missing}"
+
+
 def test_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:
