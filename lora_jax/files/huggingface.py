@@ -73,7 +73,7 @@ def save(folder: str | Path, config: Config, params: Params, tokenizer: Tokenize
     config = as_it_is(config, params)
     tensors = disassemble(config, params)
     written = write_config(config) | {"torch_dtype": tensors["model.embed_tokens.weight"].dtype.name}
-    ids = _special_ids(tokenizer)
+    ids = _special_ids(tokenizer, config.vocab_size)
     written |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | ids
     with atomic.writing_folder(folder) as place:
         (place / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -84,14 +84,17 @@ def save(folder: str | Path, config: Config, params: Params, tokenizer: Tokenize
             (place / name).write_text(text, encoding="utf-8")
 
 
-def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """The ids that `config.json` and `generation_config.json` name: of the ends one, or a list of several."""
+def _special_ids(tokenizer: Tokenizer | None, vocab_size: int) -> dict[str, Any]:
+    """The ids that `config.json` and `generation_config.json` name: of the ends one, or a list of several.
+
+    A token that the embedding has no row for is named by its text alone: with its id the model would not open.
+    """
     if tokenizer is None:
         return {}
-    ends = list(tokenizer.end_ids)
-    eos = ends if len(ends) > 1 else next(iter(ends), None)
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": eos, "pad_token_id": tokenizer.pad_id}
-    return {name: found for name, found in ids.items() if found is not None}
+    ends = [i for i in tokenizer.end_ids if i < vocab_size]
+    single = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+    ids = {name: i for name, i in single.items() if i is not None and i < vocab_size}
+    return ids | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})
 
 
 def _folder(name_or_folder: str | Path, *, weights: bool = False) -> Path:

@@ -16,6 +16,7 @@ from lora_jax.files.chat_template import Messages, Span
 
 __all__ = ["SPLITS", "Encoding", "Tokenizer", "byte_level", "with_plain_template"]
 
+HOW = ("special", "normalized", "lstrip", "rstrip", "single_word")  # the flags of an added token
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -158,7 +159,7 @@ class Tokenizer:
             raise InputError(f"{path} is not a readable tokenizer ({error}).") from error
         settings = _json(Path(folder) / "special_tokens_map.json") | _json(beside)
         names = {name: token for name in NAMES if (token := _content(settings.get(name), beside)) is not None}
-        _know(backend, names.values())
+        _know(backend, _named_tokens(settings, beside))
         template = Path(folder) / "chat_template.jinja"
         return Tokenizer(
             backend,
@@ -211,13 +212,31 @@ def _opened(found: Any) -> Encoding:
     return Encoding(ids, spans)
 
 
-def _know(backend: Any, tokens: Any) -> None:
-    """Have the backend find these special tokens whole in a text, which files may only name."""
+def _named_tokens(settings: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """The tokens that a settings file names, with how each is found in a text: first those with an id, in its order."""
+    by_id = settings.get("added_tokens_decoder") or {}
+    names = [settings.get(name) for name in NAMES]
+    more = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    try:
+        records = [by_id[key] for key in sorted(by_id, key=int)]
+        special = [*names, *(more.values() if isinstance(more, dict) else more)]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: added_tokens_decoder is not an object of tokens by id") from error
+    found: dict[str, dict[str, Any]] = {}
+    for record, how in (*((one, {}) for one in records), *((one, {"special": True}) for one in special)):
+        token = _content(record, path)
+        if token is not None and token not in found:
+            given = record if isinstance(record, dict) else {}
+            found[token] = how | {name: bool(given[name]) for name in HOW if name in given}
+    return found
+
+
+def _know(backend: Any, tokens: Mapping[str, Mapping[str, Any]]) -> None:
+    """Have the backend find these tokens whole in a text, beside those that it knows already."""
     from tokenizers import AddedToken
 
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    new = [token for token in dict.fromkeys(tokens) if token not in known and backend.token_to_id(token) is not None]
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in new])
+    backend.add_tokens([AddedToken(token, **how) for token, how in tokens.items() if token not in known])
 
 
 def _ends(folder: Path) -> tuple[int, ...]:

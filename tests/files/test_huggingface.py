@@ -298,6 +298,17 @@ def test_the_tokenizer_goes_along(tmp_path):
     assert (written["eos_token_id"], written["bos_token_id"], written["torch_dtype"]) == (0, None, "float32")
 
 
+def test_a_token_that_the_embedding_has_no_row_for_is_not_named_by_its_id(tmp_path):
+    tokenizer = dataclasses.replace(small_tokenizer(), pad_token="[PAD]", ends=(0, 99, 3))
+    tokenizer.backend.add_special_tokens(["[PAD]"])
+    config = dataclasses.replace(TINY, vocab_size=5)
+    save(tmp_path / "m", config, noisy(config), tokenizer)
+    for name in ("config.json", "generation_config.json"):
+        written = json.loads((tmp_path / "m" / name).read_text())
+        assert written["eos_token_id"] == [0, 3] and written.get("pad_token_id") is None
+    assert load_tokenizer(tmp_path / "m").pad_token == "[PAD]"
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_transformers_opens_what_we_save(tmp_path, name):
     torch = pytest.importorskip("torch")

@@ -182,6 +182,40 @@ def test_special_tokens_that_only_the_settings_name_are_found_whole_in_a_text(tm
     assert tokenizer.decode(tokenizer.encode("ab<e>ab")) == "abab"
 
 
+ADDED = [  # what tokenizer_config.json says, and the tokens that it makes known
+    ({"pad_token": "[PAD]"}, ["[PAD]"]),
+    ({"eos_token": {"content": "<e>", "lstrip": True, "__type": "AddedToken"}}, ["<e>"]),
+    ({"additional_special_tokens": ["<think>", "<more>"]}, ["<think>", "<more>"]),
+    ({"extra_special_tokens": {"image": "<image>"}}, ["<image>"]),
+    (
+        {"added_tokens_decoder": {"268": {"content": "<b>", "special": False}, "267": {"content": "<a>"}}},
+        ["<a>", "<b>"],
+    ),
+    ({"added_tokens_decoder": {"2": {"content": "<think>", "special": False, "rstrip": True}}}, ["<think>"]),
+]
+
+
+@pytest.mark.parametrize(("settings", "tokens"), ADDED)
+def test_tokens_that_the_settings_add_are_found_as_transformers_finds_them(tmp_path, settings, tokens):
+    make().save(tmp_path)
+    found = json.loads((tmp_path / "tokenizer.json").read_text())
+    found["added_tokens"] = found["added_tokens"][:1]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(found))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **settings}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer.load(tmp_path)
+    text = "ab ".join(["", *tokens, " ab", *tokens])
+    ids = tokenizer.encode(text)
+    for token in tokens:
+        assert tokenizer.backend.token_to_id(token) in ids
+    tokenizer.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").encode(text) == ids
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.encode(text) == ids
+    assert theirs.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids)
+
+
 def test_older_folders_name_special_tokens_in_a_file_of_their_own(tmp_path):
     make().save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>"}))
