@@ -27,19 +27,30 @@ PLAIN = """{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content
 _START, _END = "\ufdd0", "\ufdd1"
 
 
-def render(template: str, messages: Messages, add_generation_prompt: bool = False, **names: str) -> str:
+def render(
+    template: str,
+    messages: Messages,
+    add_generation_prompt: bool = False,
+    *,
+    now: datetime | None = None,
+    names: Mapping[str, str],
+) -> str:
     """The conversation as one text. `names` are the tokenizer's special tokens, such as `bos_token`.
 
-    Raises InputError where the template is no template, or it refuses the messages.
+    `now` is what a template takes for the time, that of the call if it is not given. Raises InputError where the
+    template is no template, or it refuses the messages.
     """
-    return _render(template, messages, add_generation_prompt, names, marks=("", ""))
+    return _render(template, messages, add_generation_prompt, now, names, marks=("", ""))
 
 
-def generated(template: str, messages: Messages, **names: str) -> list[Span] | None:
+def generated(
+    template: str, messages: Messages, *, now: datetime | None = None, names: Mapping[str, str]
+) -> list[Span] | None:
     """Where the text of the assistant stands, of a template that marks it by `{% generation %}`; else None."""
     if "endgeneration" not in template:
         return None
-    text = _render(template, messages, False, names, marks=(_START, _END))
+    now = now or datetime.now()
+    text = _render(template, messages, False, now, names, marks=(_START, _END))
     spans: list[Span] = []
     before, *pieces = text.split(_START)
     at = len(before)  # in the text without marks
@@ -50,7 +61,7 @@ def generated(template: str, messages: Messages, **names: str) -> list[Span] | N
         spans.append((at, at + len(inside)))
         at += len(inside) + len(after)
     whole = text.replace(_START, "").replace(_END, "")
-    return spans if spans and whole == _render(template, messages, False, names, marks=("", "")) else None
+    return spans if spans and whole == _render(template, messages, False, now, names, marks=("", "")) else None
 
 
 def choose(found: Any, where: str) -> str | None:
@@ -68,7 +79,14 @@ def choose(found: Any, where: str) -> str | None:
     return named["default"]
 
 
-def _render(template: str, messages: Messages, opened: bool, names: Mapping[str, str], marks: tuple[str, str]) -> str:
+def _render(
+    template: str,
+    messages: Messages,
+    opened: bool,
+    now: datetime | None,
+    names: Mapping[str, str],
+    marks: tuple[str, str],
+) -> str:
     import jinja2
 
     if not messages:
@@ -79,6 +97,7 @@ def _render(template: str, messages: Messages, opened: bool, names: Mapping[str,
             tools=None,
             documents=None,
             add_generation_prompt=opened,
+            strftime_now=(now or datetime.now()).strftime,
             _marks=marks,
             **names,
         )
@@ -125,9 +144,6 @@ def _compile(template: str) -> Any:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def strftime_now(form: str) -> str:
-        return datetime.now().strftime(form)
-
     def tojson(
         value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
     ) -> str:  # Jinja's own would escape HTML
@@ -136,6 +152,6 @@ def _compile(template: str) -> Any:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    environment.globals["raise_exception"] = raise_exception
     environment.filters["tojson"] = tojson
     return environment.from_string(template)

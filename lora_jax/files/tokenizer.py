@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class Tokenizer:
     chat_template: str | None = None
     ends: tuple[int, ...] = ()  # ids that end a text, as the model's files name them
     others: Mapping[str, str] = field(default_factory=dict)  # what else has a name: unk_token, sep_token, ...
+    # What a template takes for the time: one and the same for all texts, or a run could not be gone on with tomorrow.
+    now: datetime = field(default_factory=datetime.now, compare=False)
 
     def __post_init__(self) -> None:
         if self.backend is not None:
@@ -107,7 +110,7 @@ class Tokenizer:
         is to be one: encode the text without `add_special_tokens`. Raises InputError where there is no template, or it
         refuses the messages.
         """
-        return chat_template.render(self._template(), messages, add_generation_prompt, **self.named)
+        return chat_template.render(self._template(), messages, add_generation_prompt, now=self.now, names=self.named)
 
     def encode_chat(self, messages: Messages) -> list[int]:
         """Token ids of a conversation up to where the assistant's answer begins."""
@@ -115,7 +118,7 @@ class Tokenizer:
 
     def generated(self, messages: Messages) -> list[Span] | None:
         """Where the assistant's text stands in the conversation, if the template marks it by `{% generation %}`."""
-        return chat_template.generated(self._template(), messages, **self.named)
+        return chat_template.generated(self._template(), messages, now=self.now, names=self.named)
 
     def _template(self) -> str:
         if self.chat_template is None:
@@ -163,7 +166,9 @@ class Tokenizer:
         template = Path(folder) / "chat_template.jinja"
         return Tokenizer(
             backend,
-            **{name: names.pop(name, None) for name in ("bos_token", "eos_token", "pad_token")},
+            names.pop("bos_token", None),
+            names.pop("eos_token", None),
+            names.pop("pad_token", None),
             chat_template=template.read_text(encoding="utf-8")
             if template.is_file()
             else chat_template.choose(settings.get("chat_template"), str(beside)),

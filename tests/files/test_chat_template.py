@@ -48,7 +48,7 @@ CASES = {  # template -> what it writes of MESSAGES
 
 @pytest.mark.parametrize("template", CASES)
 def test_what_templates_may_use(template):
-    assert render(template, MESSAGES, **NAMES) == CASES[template]
+    assert render(template, MESSAGES, names=NAMES) == CASES[template]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_transformers_writes_the_same(template, opened):
     theirs = transformers.utils.chat_template_utils.render_jinja_template(
         [MESSAGES], chat_template=template, add_generation_prompt=opened, **NAMES
     )
-    assert render(template, MESSAGES, opened, **NAMES) == theirs[0][0]
+    assert render(template, MESSAGES, opened, names=NAMES) == theirs[0][0]
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_transformers_writes_the_same(template, opened):
     ],
 )  # fmt: skip
 def test_where_the_answers_stand(template, expected):
-    found = generated(template, MESSAGES, **NAMES)
+    found = generated(template, MESSAGES, names=NAMES)
     if expected == "untagged":
         assert found is None
     else:
-        text = render(template, MESSAGES, **NAMES)
+        text = render(template, MESSAGES, names=NAMES)
         expected = expected or [m["content"] for m in MESSAGES]
         assert [text[start:end] for start, end in found] == expected
 
@@ -105,10 +105,15 @@ def test_where_the_answers_stand(template, expected):
 )
 def test_a_template_that_fails_is_one_sentence(template, message):
     with pytest.raises(InputError, match=message) as error:
-        render(template, MESSAGES, **NAMES)
+        render(template, MESSAGES, names=NAMES)
     assert "\n" not in str(error.value)
+
+
+def test_the_time_is_the_one_that_is_given():
+    template = "{{ strftime_now('%d %b %Y %H:%M') }}"
+    assert render(template, MESSAGES, now=datetime(2024, 7, 6, 5, 4), names=NAMES) == "06 Jul 2024 05:04"
 
 
 def test_no_message_is_refused():
     with pytest.raises(InputError, match="no message"):
-        render(PLAIN, [])
+        render(PLAIN, [], names=NAMES)
