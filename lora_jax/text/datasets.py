@@ -22,7 +22,7 @@ def verse(tokenizer: Any, sequences: int, length: int, *, held_out: int = 128, s
     passages = split_verse(poems(), train_passages=sequences * length // 100 + 50, seed=seed)
     kept = _packed(tokenizer, passages.held_out, length)
     spread = np.linspace(0, len(kept) - 1, held_out).astype(int)  # from every held-out block alike
-    return _packed(tokenizer, passages.train, length), Packed(**kept.rows(spread))
+    return _packed(tokenizer, passages.train, length), kept.take(spread)
 
 
 def tales(tokenizer: Any, length: int) -> tuple[Packed, Packed]:
