@@ -35,7 +35,8 @@ slow: $(VENV)/ready
 # The live comparisons with transformers and peft, in an environment that has them too.
 peers: .venv-peers/ready
 	.venv-peers/bin/python -m pytest $(SHARED) tests/test_parity_transformers.py tests/files/test_peft.py \
-		tests/files/test_huggingface.py tests/files/test_smollm2.py
+		tests/files/test_huggingface.py tests/files/test_smollm2.py tests/files/test_tokenizer.py \
+		tests/files/test_chat_template.py tests/text/test_parity_tokenizers.py
 
 # The unit tests on the newest Python and JAX, where a newer Python is present.
 NEWEST := $(shell tools/newest_python.sh)

@@ -116,15 +116,15 @@ def sample(
     temperature: Any = 1.0,
     top_k: int | None = None,
     top_p: Any = None,
-    end_id: Any = -1,
+    end_ids: Any = -1,
 ) -> Int[Array, "B N"]:
-    """`new_tokens` tokens for each prompt; after a row's `end_id` the row holds only `end_id`.
+    """`new_tokens` tokens for each prompt; after a row's first of `end_ids`, one or several, it holds only that.
 
     Prompts are padded on the left: `segments` is 0 on padding and 1 on the prompt. It stops early once all rows ended.
     What stands before all of them (the `past` and the `prompt` of `params`) is read once.
     """
     params = read_prompt(config, params)
-    prompts, segments = jnp.asarray(prompts), jnp.asarray(segments)
+    prompts, segments, end_ids = jnp.asarray(prompts), jnp.asarray(segments), jnp.atleast_1d(jnp.asarray(end_ids))
     B, T = prompts.shape
     offset = jnp.argmax(segments, axis=1)  # (B,) the padding before each prompt
     dtype = jax.eval_shape(lambda: params["embed_tokens"][prompts]).dtype
@@ -133,28 +133,39 @@ def sample(
     x, cache = extend(config, params, prompts, cache, positions=positions, segments=segments)
     key, subkey = jax.random.split(key)
     first = choose(subkey, x[:, -1] @ head(params), temperature, top_k, top_p)  # (B,), from the last position alone
-    written = jnp.full((B, new_tokens), end_id, jnp.int32).at[:, 0].set(first)  # (B, N)
+    written = jnp.broadcast_to(first[:, None], (B, new_tokens))  # (B, N), all that a row holds if this is its end
 
     def unfinished(state: Any) -> Any:
         n, _, _, last, _ = state
-        return (n < new_tokens) & jnp.any(last != end_id)
+        return (n < new_tokens) & ~jnp.all(jnp.isin(last, end_ids))
 
     def one_more(state: Any) -> Any:
         n, cache, written, last, key = state
         key, subkey = jax.random.split(key)
         positions = (T + n - 1 - offset)[:, None]  # (B, 1)
         logits, cache = decode(config, params, last[:, None], cache, positions=positions)
-        token = jnp.where(last == end_id, end_id, choose(subkey, logits[:, -1], temperature, top_k, top_p))  # (B,)
-        return n + 1, cache, written.at[:, n].set(token), token, key
+        drawn = choose(subkey, logits[:, -1], temperature, top_k, top_p)  # (B,)
+        token = jnp.where(jnp.isin(last, end_ids), last, drawn)  # (B,)
+        written = jnp.where(jnp.arange(new_tokens) < n, written, token[:, None])  # and so on, if this is the row's end
+        return n + 1, cache, written, token, key
 
     return jax.lax.while_loop(unfinished, one_more, (1, cache, written, first, key))[2]
+
+
+def check_ids(ids: Any, vocab_size: int) -> None:
+    """Raise InputError where a token id has no row in the embedding: indexing would take the last row in silence."""
+    if (top := int(np.max(ids, initial=0))) >= vocab_size:
+        raise InputError(
+            f"the tokenizer gives the token id {top}, but the model's embedding has {vocab_size} rows, 0 to "
+            f"{vocab_size - 1}: tokens were added to the tokenizer and not to the model; take the model's own"
+        )
 
 
 def generate(
     config: Config,
     params: Params,
     tokenizer: Any,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str | Sequence[int]],
     *,
     key: PRNGKeyArray | None = None,
     new_tokens: int = 100,
@@ -164,32 +175,48 @@ def generate(
 ) -> Any:
     """What the model writes after each prompt: a string for a string, a list for a list.
 
-    The same key gives the same text; without one the key is 0. `temperature` 0 always takes the likeliest token. Raises
-    InputError for an empty prompt and for settings outside their range.
+    A prompt is a text, or the token ids of one (`tokenizer.encode_chat` gives those of a conversation). It ends at the
+    first of `tokenizer.end_ids`. The same key gives the same text; without one the key is 0. `temperature` 0 always
+    takes the likeliest token. Raises InputError for an empty prompt, a token that the embedding has no row for, more
+    tokens than the model has positions, and settings outside their range.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    encoded = [tokenizer.encode(text) for text in texts]
-    if not encoded or not all(encoded):
+    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not given or not all(map(len, given)):
         raise InputError("there is nothing to continue: give at least one prompt, none of them empty")
     if not temperature >= 0 or new_tokens < 1 or (top_k is not None and top_k < 1):
         raise InputError("temperature must be 0 or more, new_tokens at least 1, and top_k at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p must be above 0 and at most 1, not {top_p}")
-    length = -(-max(map(len, encoded)) // PROMPT_BUCKET) * PROMPT_BUCKET
-    longest = past_length(config, params) + length
+    encoded = [tokenizer.encode(one) if isinstance(one, str) else [int(i) for i in one] for one in given]
+    check_ids([i for ids in encoded for i in ids], config.vocab_size)
+    longest, past = max(map(len, encoded)), past_length(config, params)
+    if past + longest + new_tokens > config.max_position_embeddings:
+        before = f"{past} learned positions, " if past else ""
+        raise InputError(
+            f"{before}a prompt of {longest} tokens and {new_tokens} new ones are {past + longest + new_tokens}, more "
+            f"than the {config.max_position_embeddings} positions that this model was made for"
+        )
+    length = -(-longest // PROMPT_BUCKET) * PROMPT_BUCKET
     tokens, segments = np.zeros((2, len(encoded), length), np.int32)
     for row, ids in enumerate(encoded):
         tokens[row, length - len(ids) :], segments[row, length - len(ids) :] = ids, 1
-    if longest + new_tokens > config.max_position_embeddings:
-        raise InputError(
-            f"a prompt of up to {longest} tokens and {new_tokens} new ones are more than the "
-            f"{config.max_position_embeddings} positions that this model was made for"
-        )
-    end_id = -1 if tokenizer.eos_id is None else tokenizer.eos_id
+    ends = tuple(tokenizer.end_ids)
     key = jax.random.key(0) if key is None else key
     top_k = top_k and min(top_k, config.vocab_size)
-    options = {"temperature": float(temperature), "top_k": top_k, "top_p": top_p and float(top_p), "end_id": end_id}
-    written = sample(config, params, tokens, segments, key, new_tokens=new_tokens, **options)
-    new = [row[: row.index(end_id)] if end_id in row else row for row in np.asarray(written).tolist()]
-    texts = [tokenizer.decode(ids) for ids in new]
+    options = {"temperature": float(temperature), "top_k": top_k, "top_p": top_p and float(top_p)}
+    end_ids = np.asarray(ends or (-1,), np.int32)
+    written = sample(config, params, tokens, segments, key, new_tokens=new_tokens, end_ids=end_ids, **options)
+    texts = []
+    for ids, row in zip(encoded, np.asarray(written).tolist(), strict=True):
+        end = next((n for n, token in enumerate(row) if token in ends), len(row))
+        texts.append(continuation(tokenizer, ids, row[:end]))
     return texts[0] if isinstance(prompts, str) else texts
+
+
+def continuation(tokenizer: Any, before: Sequence[int], new: Sequence[int]) -> str:
+    """The text of `new` tokens behind others, as it stands in the text of them all.
+
+    Alone it may read otherwise: a space that opens a text is not written by tokenizers that put one before every text.
+    """
+    opened, whole = tokenizer.decode(before), tokenizer.decode([*before, *new])
+    return whole[len(opened) :] if whole.startswith(opened) else tokenizer.decode(new)

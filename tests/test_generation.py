@@ -1,5 +1,7 @@
 """Sampling: what the cache and the padding must not change, and draws counted against their probabilities."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from close import forward_pass, rounding
 
 from lora_jax.errors import InputError
-from lora_jax.generation import choose, decode, generate, init_cache, sample
+from lora_jax.generation import choose, continuation, decode, generate, init_cache, sample
 from lora_jax.transformer import Config, forward, init
 
 CONFIG = Config(
@@ -29,7 +31,7 @@ LOGITS = np.asarray([0.3, 2.0, -1.0, 1.2, 0.9, -0.4, 1.7], np.float32)  # the or
 class Letters:
     """One token a letter; the end is never drawn."""
 
-    eos_id = None
+    end_ids = ()
 
     def encode(self, text):
         return [ord(letter) - ord("A") for letter in text]
@@ -89,7 +91,7 @@ def test_greedy_decoding_takes_the_likeliest_token_of_a_plain_forward_at_each_st
 
 def test_a_row_ends_with_its_end_token_and_is_filled_with_it(params, prompts, greedy):
     end_id = int(greedy[0, 3])
-    found = sample(CONFIG, params, *prompts[:2], jax.random.key(0), new_tokens=NEW, temperature=0.0, end_id=end_id)
+    found = sample(CONFIG, params, *prompts[:2], jax.random.key(0), new_tokens=NEW, temperature=0.0, end_ids=end_id)
     expected = greedy.copy()
     for row in expected:
         if end_id in row:
@@ -101,7 +103,7 @@ def test_a_row_ends_with_its_end_token_and_is_filled_with_it(params, prompts, gr
 def test_all_rows_ending_at_once_leaves_nothing_but_the_end_token(params, prompts, greedy):
     tokens, segments, _ = (x[:1] for x in prompts)
     end_id = int(greedy[0, 0])
-    found = sample(CONFIG, params, tokens, segments, jax.random.key(0), new_tokens=NEW, temperature=0.0, end_id=end_id)
+    found = sample(CONFIG, params, tokens, segments, jax.random.key(0), new_tokens=NEW, temperature=0.0, end_ids=end_id)
     assert (np.asarray(found) == end_id).all()
 
 
@@ -172,9 +174,71 @@ def test_a_string_gives_a_string_and_a_list_gives_each_what_it_gets_alone(params
 def test_the_text_ends_before_the_end_token(params):
     whole = generate(CONFIG, params, Letters(), "HELLO", new_tokens=NEW, temperature=0.0)
     ending = Letters()
-    ending.eos_id = ending.encode(whole)[4]
+    ending.end_ids = (ending.encode(whole)[4],)
     text = generate(CONFIG, params, ending, "HELLO", new_tokens=NEW, temperature=0.0)
     assert text == whole[: whole.index(whole[4])]
+
+
+def test_each_of_several_ends_ends_its_row(params):
+    """Two prompts whose likeliest continuations meet different ends, and a third end that is met by none."""
+    words = ["HELLO", "AB"]
+    whole = generate(CONFIG, params, Letters(), words, new_tokens=NEW, temperature=0.0)
+    ending = Letters()
+    ending.end_ids = (ending.encode(whole[0])[4], ending.encode(whole[1])[6], 60)
+    stops = [min(text.index(end) for end in map(ending.decode, ([i] for i in ending.end_ids)) if end in text)
+             for text in whole]  # fmt: skip
+    texts = generate(CONFIG, params, ending, words, new_tokens=NEW, temperature=0.0)
+    assert texts == [text[:stop] for text, stop in zip(whole, stops, strict=True)] and texts != whole
+
+
+def test_the_last_position_of_the_model_is_usable(params):
+    """Whatever the multiple that prompts are padded to: the numbers are those that the user gave."""
+    config = dataclasses.replace(CONFIG, max_position_embeddings=128)
+    long = "A" * 97
+    assert len(generate(config, params, Letters(), long, new_tokens=31, temperature=0.0)) == 31
+    whole = forward(CONFIG, params, np.zeros((1, 97), np.int32))[0, -1]
+    assert generate(config, params, Letters(), long, new_tokens=1, temperature=0.0) == Letters().decode(
+        [whole.argmax()]
+    )
+    message = (
+        "^a prompt of 97 tokens and 32 new ones are 129, more than the 128 positions that this model was made for$"
+    )
+    with pytest.raises(InputError, match=message):
+        generate(config, params, Letters(), ["AB", long], new_tokens=32)
+
+
+def test_token_ids_are_a_prompt_too(params):
+    text = generate(CONFIG, params, Letters(), "HELLO", new_tokens=NEW, temperature=0.0)
+    assert generate(CONFIG, params, Letters(), [Letters().encode("HELLO")], new_tokens=NEW, temperature=0.0) == [text]
+
+
+def test_a_token_that_the_embedding_has_no_row_for_is_refused_with_both_numbers(params):
+    assert generate(CONFIG, params, Letters(), [[60]], new_tokens=1)
+    message = "the tokenizer gives the token id 61, but the model's embedding has 61 rows, 0 to 60"
+    with pytest.raises(InputError, match=message):
+        generate(CONFIG, params, Letters(), [[3], [5, 61, 2]])
+
+
+class Spaced(Letters):
+    """As Llama 2's: a space before each word, and none where a text opens."""
+
+    def decode(self, ids):
+        return "".join(" " + chr(ord("A") + i) for i in ids)[1:]
+
+
+class Bytes(Letters):
+    """Two tokens make a letter; half of one reads as a sign of damage, and so does what it stands beside."""
+
+    def decode(self, ids):
+        return bytes(ids).decode("utf-8", "replace")
+
+
+def test_a_continuation_reads_as_it_does_in_the_whole_text():
+    assert continuation(Spaced(), [0, 1], [2, 3]) == " C D"
+    assert continuation(Spaced(), [], [2, 3]) == "C D"
+    assert continuation(Letters(), [0, 1], [2, 3]) == "CD"
+    assert continuation(Bytes(), [*"é".encode()], [*"è".encode()]) == "è"
+    assert continuation(Bytes(), [0xC3], [0xA9]) == "\ufffd", "the text before it changes with it: it is decoded alone"
 
 
 def test_two_temperatures_and_two_prompts_share_one_compilation(params):

@@ -415,7 +415,7 @@ def test_an_attention_that_cannot_look_at_a_past_says_so(monkeypatch):
 class Letters:
     """One token a letter."""
 
-    eos_id = None
+    end_ids = ()
 
     def encode(self, text):
         return [ord(letter) - ord("A") for letter in text]
@@ -427,9 +427,10 @@ class Letters:
 def test_what_stands_before_every_text_counts_among_the_positions_that_the_model_was_made_for():
     config, params = dataclasses.replace(CONFIG, max_position_embeddings=50), PARAMS | {"past": draw_past(P)}
     write = functools.partial(generate, config, tokenizer=Letters(), prompts="HELLO")
-    assert len(write(PARAMS, new_tokens=18)) == 18  # 32 for the prompt and 18 are 50
-    assert len(write(params, new_tokens=13)) == 13
-    with pytest.raises(InputError, match="a prompt of up to 37 tokens and 14 new ones are more than the 50 positions"):
-        write(params, new_tokens=14)
-    with pytest.raises(InputError, match="a prompt of up to 41 tokens and 10 new ones"):
-        write(params | {"prompt": embeddings(4)}, new_tokens=10)
+    assert len(write(PARAMS, new_tokens=45)) == 45  # 5 for the prompt and 45 are 50
+    assert len(write(params, new_tokens=40)) == 40
+    message = "5 learned positions, a prompt of 5 tokens and 41 new ones are 51, more than the 50 positions"
+    with pytest.raises(InputError, match=message):
+        write(params, new_tokens=41)
+    with pytest.raises(InputError, match="9 learned positions, a prompt of 5 tokens and 37 new ones"):
+        write(params | {"prompt": embeddings(4)}, new_tokens=37)

@@ -11,6 +11,7 @@ import jax
 from lora_jax import generation
 from lora_jax.adapters import base
 from lora_jax.files import models, peft
+from lora_jax.files.tokenizer import with_plain_template
 
 
 def generate(
@@ -28,10 +29,12 @@ def generate(
     tokenizer = models.load_tokenizer(model)
     if adapter is not None:
         params = base.attach(params, *peft.load_adapter(adapter, base=params))
-    asked = prompt
+    asked: list[Any] = list(prompt)
+    if chat and tokenizer.chat_template is None:
+        tokenizer = with_plain_template(tokenizer)
+        say(f"{model} has no chat template: the messages are written in the plain form that `train` writes, too")
     if chat:
-        talks = [[{"role": "user", "content": text}] for text in prompt]
-        asked = [tokenizer.apply_chat_template(talk, add_generation_prompt=True) for talk in talks]
+        asked = [tokenizer.encode_chat([{"role": "user", "content": text}]) for text in prompt]
     texts = generation.generate(config, params, tokenizer, asked, key=jax.random.key(seed), **options)
     for before, after in zip(prompt, texts, strict=True):
         say(f"{before}\n{after.strip()}\n" if chat else f"{before}{after}\n")

@@ -14,7 +14,8 @@ import numpy as np
 
 from lora_jax.errors import InputError
 from lora_jax.files.assemble import Tensors, assemble, check_config
-from lora_jax.files.tokenizer import SPLITS, Tokenizer, byte_level
+from lora_jax.files.backends import SPLITS, begin_with, byte_level, sentencepiece
+from lora_jax.files.tokenizer import Tokenizer
 from lora_jax.rope import RopeScaling, rope_frequencies
 from lora_jax.transformer import Config, Params, projection_shapes
 
@@ -34,7 +35,7 @@ NAMES = {  # Hugging Face's -> GGUF's
     "mlp.down_proj": "ffn_down",
 }
 ROPE_FACTORS = "rope_freqs.weight"
-CONTROL, USER_DEFINED = 3, 4  # token types
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # token types
 
 
 def load(path: str | Path, dtype: Any = jnp.float32) -> tuple[Config, Params]:
@@ -63,37 +64,57 @@ def load(path: str | Path, dtype: Any = jnp.float32) -> tuple[Config, Params]:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The byte-level BPE tokenizer in a GGUF file. Raises InputError for other kinds."""
+    """The tokenizer in a GGUF file: byte-level BPE, or SentencePiece's BPE. Raises InputError for other kinds."""
     reader = _open(path)
     kind, pre = (_field(reader, f"tokenizer.ggml.{key}", None) for key in ("model", "pre"))
     pre = "default" if pre is None else pre
-    if kind != "gpt2" or pre not in SPLITS:
+    scores = _field(reader, "tokenizer.ggml.scores", None)
+    if not ((kind == "gpt2" and pre in SPLITS) or (kind == "llama" and scores is not None)):
         raise InputError(
             f"{path} holds a tokenizer of kind {kind!r} with pre-tokenizer {pre!r}, but only byte-level BPE ('gpt2') "
-            f"with one of {', '.join(SPLITS)} can be rebuilt: load tokenizer.json from the model's own folder instead."
+            f"with one of {', '.join(SPLITS)}, and SentencePiece's BPE ('llama') with its scores can be rebuilt: load "
+            "tokenizer.json from the model's own folder instead."
         )
     tokens = _required(reader, path, "tokenizer.ggml.tokens")
-    merges = _required(reader, path, "tokenizer.ggml.merges")
     types = _field(reader, "tokenizer.ggml.token_type", [1] * len(tokens))
 
-    def named(key: str) -> str | None:
+    def of(*wanted: int) -> list[str]:
+        return [token for token, kind in zip(tokens, types, strict=True) if kind in wanted]
+
+    def id_of(key: str) -> int | None:
         index = _field(reader, f"tokenizer.ggml.{key}_token_id", None)
         if index is not None and not 0 <= index < len(tokens):
             raise InputError(f"{path}: {key}_token_id is {index}, but the file has {len(tokens)} tokens.")
-        return None if index is None else tokens[index]
+        return index
 
-    return Tokenizer(
-        byte_level(
+    def named(key: str) -> str | None:
+        return None if (index := id_of(key)) is None else tokens[index]
+
+    whole = {"special": of(CONTROL, UNKNOWN), "added": of(USER_DEFINED)}
+    if kind == "llama":
+        backend = sentencepiece(
             tokens,
-            [tuple(merge.split(" ", 1)) for merge in merges],
-            split=pre,
-            special=[t for t, kind in zip(tokens, types, strict=True) if kind == CONTROL],
-            added=[t for t, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED],
-        ),
-        bos_token=named("bos"),
+            scores,
+            unknown=named("unknown") or next(iter(of(UNKNOWN)), None),
+            prefix=_field(reader, "tokenizer.ggml.add_space_prefix", True),
+            **whole,
+        )
+    else:
+        merges = _required(reader, path, "tokenizer.ggml.merges")
+        backend = byte_level(tokens, [tuple(merge.split(" ", 1)) for merge in merges], split=pre, **whole)
+    bos = named("bos")
+    # What llama.cpp assumes where a file is silent.
+    if bos is not None and _field(reader, "tokenizer.ggml.add_bos_token", kind == "llama" or pre == "llama-bpe"):
+        begin_with(backend, bos)
+    others = {f"{name}_token": named(key) for name, key in (("unk", "unknown"), ("sep", "seperator"), ("mask", "mask"))}
+    return Tokenizer(
+        backend,
+        bos_token=bos,
         eos_token=named("eos"),
         pad_token=named("padding"),
         chat_template=_field(reader, "tokenizer.chat_template", None),
+        ends=tuple(index for key in ("eos", "eot", "eom") if (index := id_of(key)) is not None),
+        others={name: token for name, token in others.items() if token is not None},
     )
 
 

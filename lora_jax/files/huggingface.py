@@ -21,8 +21,10 @@ from lora_jax.transformer import Config, Params
 __all__ = ["load", "load_tokenizer", "read_config", "save", "write_config"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 FLOATING = ("F32", "F16", "BF16")
-HUB_FILES = ["config.json", "*.safetensors", INDEX, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+SETTINGS = ["config.json", GENERATION, INDEX]  # what is fetched from a hub, by name, beside the weights
+TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
 
 
 def load(name_or_folder: str | Path, dtype: Any = jnp.float32) -> tuple[Config, Params]:
@@ -33,7 +35,7 @@ def load(name_or_folder: str | Path, dtype: Any = jnp.float32) -> tuple[Config, 
     """
     from safetensors import SafetensorError, safe_open
 
-    folder = _folder(name_or_folder)
+    folder = _folder(name_or_folder, weights=True)
     config = read_config(folder / "config.json")
     check_config(config, str(folder / "config.json"))
     with ExitStack() as stack:
@@ -71,23 +73,46 @@ def save(folder: str | Path, config: Config, params: Params, tokenizer: Tokenize
     config = as_it_is(config, params)
     tensors = disassemble(config, params)
     written = write_config(config) | {"torch_dtype": tensors["model.embed_tokens.weight"].dtype.name}
-    ids = {} if tokenizer is None else {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
-    written |= {f"{name}_token_id": ids.get(name) for name in ("bos", "eos", "pad")}
+    ids = _special_ids(tokenizer)
+    written |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | ids
     with atomic.writing_folder(folder) as place:
         (place / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if ids:
+            (place / GENERATION).write_text(json.dumps(ids, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         write(place / WEIGHTS, tensors, {"format": "pt"})
         for name, text in (tokenizer.files() if tokenizer is not None else {}).items():
             (place / name).write_text(text, encoding="utf-8")
 
 
-def _folder(name_or_folder: str | Path) -> Path:
-    """The directory itself, or that of a hub id after a download (or from the hub's cache)."""
+def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The ids that `config.json` and `generation_config.json` name: of the ends one, or a list of several."""
+    if tokenizer is None:
+        return {}
+    ends = list(tokenizer.end_ids)
+    eos = ends if len(ends) > 1 else next(iter(ends), None)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": eos, "pad_token_id": tokenizer.pad_id}
+    return {name: found for name, found in ids.items() if found is not None}
+
+
+def _folder(name_or_folder: str | Path, *, weights: bool = False) -> Path:
+    """The directory itself, or that of a hub id after a download (or from the hub's cache).
+
+    Files are fetched by their names: the settings and the tokenizer, and with `weights` the one file of weights, or
+    where there is none the shards that the index names. A repository holds much else.
+    """
     if Path(name_or_folder).is_dir():
         return Path(name_or_folder)
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=HUB_FILES))
+        folder = Path(huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=[*SETTINGS, *TOKENIZER]))
+        if weights and not (folder / WEIGHTS).is_file():
+            folder = Path(huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=[WEIGHTS]))
+        if weights and not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
+            folder = Path(huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=_shards(folder)))
+        return folder
+    except InputError:
+        raise
     except Exception as error:  # the hub's library has many, for one outcome
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -100,17 +125,26 @@ def _weight_files(folder: Path) -> list[Path]:
     """The one file of weights, or the shards that the index names, each checked to be there."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    index = folder / INDEX
-    if not index.is_file():
+    if not (folder / INDEX).is_file():
         raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: give a model directory with safetensors.")
+    for name in (names := _shards(folder)):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / INDEX} names the shard {name}, which is not in {folder}.")
+    return [folder / name for name in names]
+
+
+def _shards(folder: Path) -> list[str]:
+    """The names of the shards in the index. A name that would lead out of the folder is refused."""
+    index = folder / INDEX
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if outside := [name for name in names if Path(name).name != name]:
+            raise InputError(f"{index} names the shard {outside[0]}, which is not in {folder}.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{index} is not a readable index of shards ({error!r}).") from error
-    for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(f"{index} names the shard {name}, which is not in {folder}.")
-    return [folder / name for name in names]
+    return names
 
 
 def _read(shard: Any, name: str, folder: Path) -> np.ndarray:

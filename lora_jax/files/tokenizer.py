@@ -1,47 +1,67 @@
-"""Text to token ids and back: a small face on Hugging Face's `tokenizers`, with `transformers`' chat templates."""
+"""Text to token ids and back: a small face on Hugging Face's `tokenizers`, and on the chat template beside it."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.files import atomic
+from lora_jax.files import atomic, chat_template
+from lora_jax.files.backends import SPLITS, byte_level
+from lora_jax.files.chat_template import Messages, Span
 
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_AFTER_GPT2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-SPLITS: dict[str, tuple[str | None, ...]] = {  # GGUF's name -> patterns applied in turn; None isolates each digit
-    "default": (GPT2,),
-    "gpt-2": (GPT2,),
-    "smollm": (None, GPT2),
-    "qwen2": (_AFTER_GPT2 % "",),
-    "llama-bpe": (_AFTER_GPT2 % "{1,3}",),
-}
+__all__ = ["SPLITS", "Encoding", "Tokenizer", "byte_level", "with_plain_template"]
+
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The n token ids of a text, and the characters [start, end) of it that each stands for."""
+
+    ids: list[int]
+    spans: list[Span]  # of what the tokenizer put before the text: (0, 0)
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A `tokenizers.Tokenizer`, the names of three of its tokens (None where there is none), and a chat template."""
+    """A `tokenizers.Tokenizer`, its special tokens by name (None where there is none), and a chat template.
+
+    What a file says of cutting, padding and random merges never acts here: every text gets all of its tokens.
+    """
 
     backend: Any
     bos_token: str | None = None
     eos_token: str | None = None
     pad_token: str | None = None
     chat_template: str | None = None
+    ends: tuple[int, ...] = ()  # ids that end a text, as the model's files name them
+    others: Mapping[str, str] = field(default_factory=dict)  # what else has a name: unk_token, sep_token, ...
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`. Adds no special token, but knows those that are written out, such as `<|im_start|>`."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+    def __post_init__(self) -> None:
+        if self.backend is not None:
+            object.__setattr__(self, "backend", _whole(self.backend))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`; those written out in it, such as `<|im_start|>`, are known.
+
+        With `add_special_tokens` the tokenizer puts before it what it puts before a text (BOS, where it does), but
+        never a second one. What it would put behind is left to who appends the end.
+        """
+        return self.encoding(text, add_special_tokens).ids
+
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """`encode` of each text, in parallel."""
-        return [encoding.ids for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+        found = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        return [_opened(encoding).ids for encoding in found]
+
+    def encoding(self, text: str, add_special_tokens: bool = True) -> Encoding:
+        """`encode`, and which characters of the text each token stands for."""
+        return _opened(self.backend.encode(text, add_special_tokens=add_special_tokens))
 
     def decode(self, ids: Any, skip_special: bool = True) -> str:
         """The text of token ids (any sequence of integers), special tokens left out unless asked for."""
@@ -57,61 +77,59 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int | None:
-        return self._id(self.eos_token)
+        """The token that is appended to what a model learns: the tokenizer's own, else the first of `ends`."""
+        own = self._id(self.eos_token)
+        return own if own is not None else next(iter(self.ends), None)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Every token that ends a text: generation stops at each."""
+        return tuple(dict.fromkeys(i for i in (self.eos_id, *self.ends) if i is not None))
 
     @property
     def pad_id(self) -> int | None:
         return self._id(self.pad_token)
 
+    @property
+    def named(self) -> dict[str, str]:
+        """The special tokens that have a name, by it, as a chat template sees them."""
+        own = {"bos_token": self.bos_token, "eos_token": self.eos_token, "pad_token": self.pad_token}
+        return {name: token for name, token in (own | dict(self.others)).items() if token is not None}
+
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self.backend.token_to_id(token)
 
-    def apply_chat_template(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False) -> str:
+    def apply_chat_template(self, messages: Messages, add_generation_prompt: bool = False) -> str:
         """The conversation as one text. `messages` are `{"role": ..., "content": ...}`, in order.
 
-        `add_generation_prompt` ends it where the assistant's answer begins. Raises InputError where there is no
-        template, or it refuses the messages.
+        `add_generation_prompt` ends it where the assistant's answer begins. The template writes BOS itself, where there
+        is to be one: encode the text without `add_special_tokens`. Raises InputError where there is no template, or it
+        refuses the messages.
         """
-        import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        return chat_template.render(self._template(), messages, add_generation_prompt, **self.named)
 
+    def encode_chat(self, messages: Messages) -> list[int]:
+        """Token ids of a conversation up to where the assistant's answer begins."""
+        return self.encode(self.apply_chat_template(messages, add_generation_prompt=True), add_special_tokens=False)
+
+    def generated(self, messages: Messages) -> list[Span] | None:
+        """Where the assistant's text stands in the conversation, if the template marks it by `{% generation %}`."""
+        return chat_template.generated(self._template(), messages, **self.named)
+
+    def _template(self) -> str:
         if self.chat_template is None:
-            raise InputError("this tokenizer has no chat template: write the prompt out as plain text.")
-
-        def raise_exception(message: str) -> None:
-            raise jinja2.TemplateError(message)
-
-        def tojson(value: Any, indent: int | None = None) -> str:
-            return json.dumps(value, ensure_ascii=False, indent=indent)  # jinja's own would escape HTML
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = raise_exception
-        environment.filters["tojson"] = tojson
-        try:
-            return environment.from_string(self.chat_template).render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self.bos_token or "",
-                eos_token=self.eos_token or "",
-                pad_token=self.pad_token or "",
-            )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise InputError(f"the chat template refused these messages ({error}).") from error
+            raise InputError("this tokenizer has no chat template: write the prompt out as plain text")
+        return self.chat_template
 
     def files(self) -> dict[str, str]:
         """The text of `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` opens."""
         settings = {
-            "add_bos_token": False,
-            "bos_token": self.bos_token,
             "chat_template": self.chat_template,
             "clean_up_tokenization_spaces": False,
-            "eos_token": self.eos_token,
-            "pad_token": self.pad_token,
             "tokenizer_class": "PreTrainedTokenizerFast",
+            **self.named,
         }
-        settings = {key: value for key, value in settings.items() if value is not None}
+        settings = {key: value for key, value in sorted(settings.items()) if value is not None}
         return {
             "tokenizer.json": self.backend.to_str(),
             "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
@@ -124,77 +142,111 @@ class Tokenizer:
 
     @staticmethod
     def load(folder: str | Path) -> Tokenizer:
-        """The tokenizer in a folder with `tokenizer.json`, and `tokenizer_config.json` where there is one."""
+        """The tokenizer in a folder with `tokenizer.json`, and what the files beside it say of its special tokens.
+
+        Those files are `tokenizer_config.json` (or the older `special_tokens_map.json`), `chat_template.jinja`, and for
+        the tokens that end a text `generation_config.json` and `config.json`; none of them need be there.
+        """
         from tokenizers import Tokenizer as Backend
 
-        path = Path(folder) / "tokenizer.json"
+        path, beside = Path(folder) / "tokenizer.json", Path(folder) / "tokenizer_config.json"
         try:
             backend = Backend.from_str(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise InputError(f"{folder} has no tokenizer.json: give a folder that has one.") from error
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"{path} is not a readable tokenizer ({error}).") from error
-        settings = _settings(Path(folder) / "tokenizer_config.json")
+        settings = _json(Path(folder) / "special_tokens_map.json") | _json(beside)
+        names = {name: token for name in NAMES if (token := _content(settings.get(name), beside)) is not None}
+        _know(backend, names.values())
         template = Path(folder) / "chat_template.jinja"
         return Tokenizer(
             backend,
-            **{name: _content(settings.get(name)) for name in ("bos_token", "eos_token", "pad_token")},
+            **{name: names.pop(name, None) for name in ("bos_token", "eos_token", "pad_token")},
             chat_template=template.read_text(encoding="utf-8")
             if template.is_file()
-            else _default(settings.get("chat_template")),
+            else chat_template.choose(settings.get("chat_template"), str(beside)),
+            ends=_ends(Path(folder)),
+            others=names,
         )
 
 
-def byte_level(
-    tokens: Sequence[str],
-    merges: Sequence[tuple[str, str]],
-    *,
-    split: str,
-    special: Sequence[str] = (),
-    added: Sequence[str] = (),
-) -> Any:
-    """A byte-level BPE `tokenizers.Tokenizer`: token i has id i, and `split` is one of SPLITS.
+def with_plain_template(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with a plain chat template (`chat_template.PLAIN`), for one that has none."""
+    return dataclasses.replace(tokenizer, chat_template=chat_template.PLAIN)
 
-    `special` tokens are found whole in a text and left out when decoding; `added` ones are only found whole.
-    """
-    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+
+def _whole(backend: Any) -> Any:
+    """The backend itself, or where it would cut, pad or merge at random a copy that does none of these."""
     from tokenizers import Tokenizer as Backend
 
-    steps: list[Any] = [
-        pre_tokenizers.Digits(individual_digits=True)
-        if pattern is None
-        else pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-        for pattern in SPLITS[split]
-    ]
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    try:
-        backend = Backend(models.BPE(vocab=vocabulary, merges=list(merges)))
-    except Exception as error:  # the library raises bare Exception
-        raise InputError(f"the tokenizer's merges do not fit its tokens ({error}).") from error
-    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    backend.add_tokens([AddedToken(token, normalized=False) for token in added])
-    return backend
+    random = getattr(backend.model, "dropout", None)
+    if backend.truncation is None and backend.padding is None and not random:
+        return backend
+    copy = Backend.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    if random:
+        model = copy.model
+        model.dropout = None
+        copy.model = model
+    return copy
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _opened(found: Any) -> Encoding:
+    """A `tokenizers.Encoding` without what was added behind the text, and without a second BOS.
+
+    A token of nothing but space may come with an empty span, where the space was trimmed off: it gets it back.
+    """
+    ids, spans, added = list(found.ids), list(found.offsets), list(found.special_tokens_mask)
+    while added and added[-1] and not all(added):
+        for values in (ids, spans, added):
+            values.pop()
+    for i in range(1, len(spans)):
+        start, end = spans[i]
+        spans[i] = (min(start, spans[i - 1][1]) if start == end and not added[i] else start, end)
+    first = added.index(0) if 0 in added else 0
+    if first and ids[first] == ids[first - 1]:  # the text begins with it
+        del ids[first - 1], spans[first - 1]
+    return Encoding(ids, spans)
+
+
+def _know(backend: Any, tokens: Any) -> None:
+    """Have the backend find these special tokens whole in a text, which files may only name."""
+    from tokenizers import AddedToken
+
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    new = [token for token in dict.fromkeys(tokens) if token not in known and backend.token_to_id(token) is not None]
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in new])
+
+
+def _ends(folder: Path) -> tuple[int, ...]:
+    """The ids of the tokens that end a text, as a model's files name them: one or several, in either file."""
+    found: list[int] = []
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        ids = _json(path).get("eos_token_id")
+        for one in ids if isinstance(ids, list) else [ids]:
+            if one is not None and (isinstance(one, bool) or not isinstance(one, int) or one < 0):
+                raise InputError(f"{path}: eos_token_id is {ids!r}, but must be a token id or a list of them")
+            found += [] if one is None else [one]
+    return tuple(dict.fromkeys(found))
+
+
+def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not readable JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds a {type(found).__name__}, where a JSON object should be.")
+    return found
 
 
-def _content(token: Any) -> str | None:
+def _content(token: Any, path: Path) -> str | None:
     """A token's text, which files give bare or within a record."""
-    return token["content"] if isinstance(token, dict) else token
-
-
-def _default(template: Any) -> str | None:
-    """The chat template, or of several named ones the default."""
-    if isinstance(template, list):
-        return next((t["template"] for t in template if t["name"] == "default"), None)
-    return template
+    found = token.get("content") if isinstance(token, dict) else token
+    if found is not None and not isinstance(found, str):
+        raise InputError(f"{path}: {token!r} is not the text of a token")
+    return found or None

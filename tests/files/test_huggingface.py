@@ -204,22 +204,86 @@ def test_damaged_and_missing_files_are_named(folder, tmp_path):
         load(sharded)
 
 
-def test_a_name_that_is_no_folder_is_asked_of_the_hub(monkeypatch):
+def hub_of(files, tmp_path, monkeypatch):
+    """A hub with one repository, `some/model`, that gives what is asked for by pattern; the list of what it gave."""
     import huggingface_hub
 
-    asked = []
+    given = []
 
     def snapshot_download(name, allow_patterns):
-        asked.append((name, allow_patterns))
-        if name == "some/model":
-            return str(GOLDEN / "hf_qwen2")
-        raise OSError("Name or service not known\nand much more")
+        if name != "some/model":
+            raise OSError("Name or service not known\nand much more")
+        for file in huggingface_hub.utils.filter_repo_objects(sorted(files), allow_patterns=allow_patterns):
+            given.append(file)
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_bytes(files[file])
+        return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert load("some/model")[0].biases == QKV
-    assert "*.safetensors" in asked[0][1]
+    return given
+
+
+def repository(tmp_path, config=TINY, shards=0, **more):
+    """The files of a model directory that we wrote, the weights in one file or in shards, and others beside them."""
+    save(tmp_path / "written", config, noisy(config), small_tokenizer())
+    files = {path.name: path.read_bytes() for path in (tmp_path / "written").iterdir()}
+    if shards:
+        from safetensors.numpy import load as parse
+        from safetensors.numpy import save as serialize
+
+        tensors = parse(files.pop("model.safetensors"))
+        names = {name: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(tensors)}
+        for file in set(names.values()):
+            files[file] = serialize({name: tensors[name] for name in tensors if names[name] == file})
+        files["model.safetensors.index.json"] = json.dumps({"metadata": {}, "weight_map": names}).encode()
+    return files | {name.replace("__", "/"): b"x" * 10 for name in more.pop("beside", ())}
+
+
+BESIDE = (
+    "consolidated.safetensors", "original__consolidated.00.safetensors", "original__tokenizer.model",
+    "original__config.json", "onnx__model.safetensors", "model.fp16.safetensors", "adapter_model.safetensors",
+    "pytorch_model.bin", "README.md", "tf_model.h5", "model-00001-of-00009.safetensors", "subfolder__tokenizer.json",
+    "model.safetensors.index.fp16.json", "gguf__model.gguf", "training_args.bin",
+)  # fmt: skip
+SETTINGS = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+
+
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_of_a_hub_only_what_the_index_names_is_fetched(tmp_path, monkeypatch, shards):
+    files = repository(tmp_path, shards=shards, beside=BESIDE)
+    given = hub_of(files, tmp_path / "cache", monkeypatch)
+    config, params = load("some/model")
+    assert config == TINY
+    jax.tree.map(np.testing.assert_array_equal, params, noisy(TINY))
+    weights = {f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)} or {"model.safetensors"}
+    index = {"model.safetensors.index.json"} if shards else set()
+    assert set(given) == SETTINGS | weights | index and len(given) == len(set(given))
+
+
+def test_of_a_tokenizer_no_weights_are_fetched(tmp_path, monkeypatch):
+    given = hub_of(repository(tmp_path, shards=2, beside=BESIDE), tmp_path / "cache", monkeypatch)
+    assert load_tokenizer("some/model").encode("ab") == [3]
+    assert set(given) == SETTINGS | {"model.safetensors.index.json"}
+
+
+def test_a_hub_that_does_not_answer_or_has_no_weights_is_one_sentence(tmp_path, monkeypatch):
+    files = repository(tmp_path)
+    del files["model.safetensors"]
+    hub_of(files, tmp_path / "cache", monkeypatch)
     with pytest.raises(InputError, match=r"no/model is not a folder here, .*\(Name or service not known\): give a"):
         load("no/model")
+    with pytest.raises(InputError, match=r"has neither model.safetensors nor model.safetensors.index.json"):
+        load("some/model")
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "original/consolidated.safetensors", "/etc/passwd"])
+def test_an_index_that_leads_out_of_its_folder_is_refused_before_anything_is_fetched(tmp_path, monkeypatch, name):
+    files = repository(tmp_path, shards=1)
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"x": name}}).encode()
+    given = hub_of(files, tmp_path / "cache", monkeypatch)
+    with pytest.raises(InputError, match=r"names the shard"):
+        load("some/model")
+    assert set(given) == SETTINGS | {"model.safetensors.index.json"}
 
 
 def small_tokenizer():

@@ -89,6 +89,7 @@ def test_a_chat_is_rendered_as_transformers_would():
     tokenizer = make(chat_template=TEMPLATE)
     assert tokenizer.apply_chat_template(MESSAGES) == "<s>user: hi <&><e>\n<s>assistant: ho<e>\n"
     assert tokenizer.apply_chat_template(MESSAGES[:1], True) == "<s>user: hi <&><e>\n<s>assistant: "
+    assert tokenizer.encode_chat(MESSAGES[:1]) == tokenizer.encode("<s>user: hi <&><e>\n<s>assistant: ")
 
 
 def test_a_chat_that_the_template_refuses_is_one_sentence():
@@ -98,6 +99,96 @@ def test_a_chat_that_the_template_refuses_is_one_sentence():
         make().apply_chat_template(MESSAGES)
     with pytest.raises(InputError, match=r"refused"):
         make(chat_template="{{ ''.__class__.__mro__ }}").apply_chat_template(MESSAGES)
+
+
+def cutting(backend):
+    backend.enable_truncation(max_length=16)
+
+
+def cutting_on_the_left(backend):
+    backend.enable_truncation(max_length=3, stride=1, direction="left")
+
+
+def filling(backend):
+    backend.enable_padding(length=4000, pad_id=0, pad_token="<s>")
+
+
+def filling_on_the_left(backend):
+    backend.enable_padding(pad_to_multiple_of=64, direction="left")
+
+
+def merging_at_random(backend):
+    model = backend.model
+    model.dropout = 0.6
+    backend.model = model
+
+
+@pytest.mark.parametrize("change", [cutting, cutting_on_the_left, filling, filling_on_the_left, merging_at_random])
+def test_what_a_file_says_of_cutting_filling_and_random_merges_never_acts(tmp_path, change):
+    """A document of 1,400 tokens once became 16, since a trainer had saved its settings with the tokenizer."""
+    plain, text = make(), "abc 12 ab" * 200
+    changed = make().backend
+    change(changed)
+    assert len(set(map(tuple, (changed.encode(text).ids for _ in range(3))))) > 1 or (
+        changed.encode(text).ids != plain.backend.encode(text).ids
+    ), "it acts where nothing is done"
+    plain.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(changed.to_str())
+    for tokenizer in (Tokenizer.load(tmp_path), Tokenizer(changed, eos_token="<e>")):
+        assert tokenizer.encode(text) == plain.encode(text)
+        assert tokenizer.encode_batch([text, "ab"]) == plain.encode_batch([text, "ab"])
+        tokenizer.save(tmp_path / "again")
+        saved = json.loads((tmp_path / "again" / "tokenizer.json").read_text())
+        assert saved["truncation"] is saved["padding"] is None and not saved["model"]["dropout"]
+    assert changed.to_str() != plain.backend.to_str(), "the caller's own is as it was"
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "ends"),
+    [
+        ({"eos_token_id": [1, 0]}, None, (1, 0)),
+        ({"eos_token_id": 1}, {"eos_token_id": [2, 1]}, (1, 2)),
+        ({"eos_token_id": 0}, {"eos_token_id": 2}, (1, 2, 0)),
+        ({"eos_token_id": None}, {}, (1,)),
+        ({}, {"eos_token_id": [2]}, (1, 2)),
+        (None, None, (1,)),
+        ({"eos_token_id": []}, {"eos_token_id": 1}, (1,)),
+    ],
+)
+def test_every_end_that_a_models_files_name(tmp_path, config, generation, ends):
+    make().save(tmp_path)
+    for name, found in (("config", config), ("generation_config", generation)):
+        if found is not None:
+            (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    assert Tokenizer.load(tmp_path).end_ids == ends
+
+
+@pytest.mark.parametrize("wrong", ["</s>", [1, "2"], True, -1, 1.5, {"a": 1}, [[1]]])
+def test_ends_that_are_no_token_ids_are_refused_by_file_and_value(tmp_path, wrong):
+    make().save(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": wrong}))
+    with pytest.raises(InputError, match=r"generation_config.json: eos_token_id is .*, but must be a token id"):
+        Tokenizer.load(tmp_path)
+
+
+def test_special_tokens_that_only_the_settings_name_are_found_whole_in_a_text(tmp_path):
+    """As `transformers` does: `tokenizer.json` has them in its vocabulary, but not among its added tokens."""
+    make().save(tmp_path)
+    found = json.loads((tmp_path / "tokenizer.json").read_text())
+    found["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(found))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert pieces(tokenizer, "ab<e>ab") == ["ab", "<e>", "ab"]
+    assert tokenizer.decode(tokenizer.encode("ab<e>ab")) == "abab"
+
+
+def test_older_folders_name_special_tokens_in_a_file_of_their_own(tmp_path):
+    make().save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>"}))
+    named = {"eos_token": {"content": "<e>", "lstrip": False}, "bos_token": "<e>", "unk_token": "<think>"}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.named == {"bos_token": "<s>", "eos_token": "<e>", "unk_token": "<think>"}
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path):
@@ -121,6 +212,14 @@ def test_other_ways_to_write_the_same_settings(tmp_path):
     assert (loaded.eos_token, loaded.chat_template) == ("<e>", "one")
     (tmp_path / "chat_template.jinja").write_text("two")
     assert Tokenizer.load(tmp_path).chat_template == "two"
+    (tmp_path / "chat_template.jinja").unlink()
+    for several in ([{"name": "tool_use", "template": "three"}], {"rag": "four"}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
+        with pytest.raises(InputError, match=r"of the chat templates '\w+' none is named 'default'"):
+            Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": [1]}))
+    with pytest.raises(InputError, match=r"tokenizer_config.json: chat_template is neither a text nor a list"):
+        Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
     assert Tokenizer.load(tmp_path).eos_id is None
 
@@ -132,6 +231,10 @@ def test_broken_files_are_one_sentence(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(InputError, match=r"tokenizer_config.json is not readable JSON"):
         Tokenizer.load(tmp_path)
+    for wrong, message in (("[]", "holds a list"), ('{"eos_token": 3}', "3 is not the text of a token")):
+        (tmp_path / "tokenizer_config.json").write_text(wrong)
+        with pytest.raises(InputError, match=message):
+            Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer.json is not a readable tokenizer"):
         Tokenizer.load(tmp_path)

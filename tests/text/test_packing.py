@@ -1,121 +1,13 @@
 import time
 
-import jinja2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_jax.errors import InputError
-from lora_jax.text.documents import Document
-from lora_jax.text.encoding import encode_document
 from lora_jax.text.packing import Batches, Packed, pack, split
 from lora_jax.transformer import target_mask
-
-CHATML = (  # SmolLM2-Instruct's own
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
-    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-PLAIN = (
-    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-FORGETFUL = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] if loop.last else '...' }}{% endfor %}"
-
-
-class Letters:
-    """A tokenizer of single bytes, with the two marks of ChatML as tokens of their own."""
-
-    eos_id, pad_id, vocab_size = 257, 0, 258
-
-    def __init__(self, chat_template=None):
-        self.marks = {"<|im_start|>": 256, "<|im_end|>": 257}
-        self.chat_template = chat_template
-
-    def encode(self, text):
-        for mark in self.marks:
-            if mark in text:
-                before, after = text.split(mark, 1)
-                return [*self.encode(before), self.marks[mark], *self.encode(after)]
-        return list(text.encode())
-
-    def decode(self, ids):
-        names = {number: mark for mark, number in self.marks.items()}
-        return "".join(names.get(i) or chr(i) for i in map(int, ids))
-
-    def apply_chat_template(self, messages, add_generation_prompt=False):
-        template = jinja2.Template(self.chat_template)
-        return template.render(messages=messages, add_generation_prompt=add_generation_prompt)
-
-
-def learned(tokenizer, document):
-    """`(all text, learned text)` of an encoded document."""
-    ids, mask = encode_document(tokenizer, document)
-    assert ids.dtype == mask.dtype == np.int32 and ids.shape == mask.shape
-    return tokenizer.decode(ids), tokenizer.decode(ids[mask == 1])
-
-
-def talk(*contents):
-    roles = ("user", "assistant") * len(contents)
-    messages = tuple({"role": r, "content": c} for r, c in zip(roles, contents, strict=False))
-    return Document(messages=messages, where="a, line 2")
-
-
-def test_plain_text_is_learned_whole_with_its_end():
-    ids, mask = encode_document(Letters(), Document(text="One\n"))
-    assert ids.tolist() == [79, 110, 101, 10, 257] and mask.tolist() == [1] * 5
-
-
-def test_of_a_prompt_and_completion_the_completion_and_its_end_are_learned():
-    ids, mask = encode_document(Letters(), Document(prompt="Hi ", completion="yo"))
-    assert ids.tolist() == [72, 105, 32, 121, 111, 257] and mask.tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def test_of_a_conversation_the_assistant_turns_are_learned():
-    everything, answers = learned(Letters(CHATML), talk("Hi", "Yo! ", "2+2?", "4", "Thanks"))
-    assert everything == (
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo! <|im_end|>\n"
-        "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>"
-    )
-    assert answers == "Yo! <|im_end|>4<|im_end|>"
-
-
-def test_neighbouring_assistant_turns_are_each_learned():
-    turns = [("system", "S"), ("user", "U"), ("assistant", "A"), ("assistant", "B")]
-    document = Document(messages=tuple({"role": r, "content": c} for r, c in turns))
-    everything, answers = learned(Letters(CHATML), document)
-    assert everything.endswith("A<|im_end|>\n<|im_start|>assistant\nB<|im_end|>")
-    assert answers == "A<|im_end|>B<|im_end|>"
-
-
-def test_a_template_without_end_tokens_gets_one_at_the_end():
-    everything, answers = learned(Letters(PLAIN), talk("Hi", "Yo", "So", "4"))
-    assert everything == "[user]Hi[assistant]Yo[user]So[assistant]4<|im_end|>" and answers == "Yo4<|im_end|>"
-
-
-def test_conversations_that_cannot_be_masked_are_refused():
-    with pytest.raises(InputError) as error:
-        encode_document(Letters(), talk("Hi", "Yo"))
-    assert str(error.value) == (
-        "a, line 2: 'messages' need a chat template, and this tokenizer has none: "
-        "give 'prompt' and 'completion', or use an instruction-tuned model's tokenizer"
-    )
-    with pytest.raises(InputError) as error:
-        encode_document(Letters(FORGETFUL), talk("Hi", "Yo"))
-    assert str(error.value) == (
-        "a, line 2: this tokenizer's chat template writes earlier turns otherwise once message 2 follows, "
-        "so the answer's tokens cannot be told apart: give 'prompt' and 'completion' instead"
-    )
-
-
-def test_a_tokenizer_without_an_end_token_is_refused():
-    tokenizer = Letters()
-    tokenizer.eos_id = None
-    with pytest.raises(InputError, match=r"^this tokenizer names no end token, without which a model cannot learn to"):
-        encode_document(tokenizer, Document(text="One"))
 
 
 def plain(*sizes):
