@@ -78,8 +78,8 @@ def kept_sizes(encoded: Sequence[Encoded], length: int) -> tuple[Int64[np.ndarra
 
 
 def has_prompt(mask: np.ndarray) -> bool:
-    """Whether some token is read but not learned. The first is never predicted, so it may be either."""
-    return not mask[1:].all()
+    """Whether some token is read but not learned."""
+    return not mask.all()
 
 
 def plan(sizes: Int64[np.ndarray, " M"], length: int) -> list[list[Piece]]:
