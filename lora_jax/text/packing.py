@@ -57,12 +57,16 @@ def pack(encoded: Sequence[Encoded], length: int, pad_id: int = 0) -> Packed:
     if not total:
         why = " ".join(f"{sentence}." for sentence in shortened.sentences(length)) or "There is no document."
         raise InputError(f"nothing to learn from is left. {why} Pass a larger --length or give other data")
+    _check_size(total, length)
+    return _lay_out(encoded, plan(sizes, length), length, pad_id, shortened)
+
+
+def _check_size(total: int, length: int) -> None:
     if total < length:
         raise InputError(
             f"the text has {total:,} tokens, fewer than the {length:,} of one sequence: "
             f"pass --length {total} or less, or give more text"
         )
-    return _lay_out(encoded, plan(sizes, length), length, pad_id, shortened)
 
 
 def _lay_out(
@@ -130,6 +134,8 @@ def split(
     runs = {} if chosen else _blocks(sizes, groups, length, held_out, rng)
     chosen = chosen or (set() if runs else whole_documents(total))
     if not chosen and not runs:
+        if total:
+            _check_size(total, length)
         count, blocks = _share(total // length, held_out)
         raise InputError(
             f"the text has {total:,} tokens, {total // length} sequences of {length:,}: too few to hold out "
