@@ -89,13 +89,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--quantize", choices=["nf4", "int8"], help="hold the frozen base in 4 or 8 bits (QLoRA)")
         sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
 
-    def schedule(sub: argparse.ArgumentParser, *, steps: int, batch_size: int, length: int, warmup: int) -> None:
+    def schedule(sub: argparse.ArgumentParser, *, steps: int, batch_size: int, length: int | None, warmup: int) -> None:
         sub.add_argument(
             "--out", type=Path, required=True, help="folder for the result; a run that was stopped goes on there"
         )
         sub.add_argument("--steps", type=_positive, default=steps, help="training steps")
         sub.add_argument("--batch-size", type=_positive, default=batch_size, help="sequences in a batch")
-        sub.add_argument("--length", type=_positive, default=length, help="tokens in a sequence")
+        text = "tokens in a sequence (where not given: the fewest of 128, 256, 512 and 1024 in which documents with "
+        text += "prompts fit and sequences are 95 %% full)"
+        sub.add_argument("--length", type=_positive, default=length, help=text)
         sub.add_argument(
             "--accumulate", type=_positive, default=1, help="parts that a batch goes through in, to save memory"
         )
@@ -114,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=_positive, default=80, help="steps of 4 x 128 tokens")
     sub.add_argument("--seed", type=int, default=0, help="another seed is another run")
 
-    data = "a text file, a .jsonl file (text; prompt and completion; messages), a folder of these, or: poems, stories"
+    data = "a file or a folder: text, JSON, JSON lines, CSV or TSV (docs/data.md), or a built-in text: poems, stories"
     sub = add(
         "pretrain", "train the small model from scratch, on stories", "--out runs/stories", "lora_jax.commands.train"
     )
@@ -129,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", required=True, help=data)
     sub.add_argument("--watch", action="append", default=[], metavar="DATA",
                      help="other data, whose held-out loss is taken before and after: what is forgotten")  # fmt: skip
-    schedule(sub, steps=100, batch_size=4, length=128, warmup=0)
+    schedule(sub, steps=100, batch_size=4, length=None, warmup=0)
     method(sub, {})
     rates = ", ".join(f"{row.rate:g} {name}" for name, row in METHODS.items())
     sub.add_argument("--lr", type=float, help=f"learning rate (where not given: {FULL_RATE:g} full, {rates})")

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 from lora_jax import quantize as quantization
 from lora_jax import transformer
 from lora_jax.adapters import base
+from lora_jax.commands import sequences
 from lora_jax.errors import InputError
 from lora_jax.files import atomic, huggingface, models, peft
-from lora_jax.text import datasets, packing
+from lora_jax.files.tokenizer import Tokenizer
+from lora_jax.text import datasets, packing, show
 from lora_jax.training import evaluate
 from lora_jax.tuning import jobs, pretraining
 from lora_jax.tuning.loop import State
@@ -31,7 +33,7 @@ def train(
     data: str,
     watch: list[str],
     method: str,
-    length: int,
+    length: int | None,
     held_out: float,
     seed: int,
     dtype: str,
@@ -44,20 +46,18 @@ def train(
     jobs.check(method, options, quantize)
     rate = jobs.learning_rate(method) if settings["lr"] is None else settings["lr"]
     _check(rate, settings)
-    read = {name: datasets.read(name) for name in (data, *watch)}  # first, so that bad data is refused at once
+    read = {name: datasets.read(name, say) for name in (data, *watch)}  # first, so that bad data is refused at once
     config, params = models.load_model(model, jnp.dtype(dtype))
     params = quantization.quantize_layers(params, quantize) if quantize else params
-    tokenizer = models.load_tokenizer(model)
-    sequences = settings["steps"] * settings["batch_size"]
-    learned, kept = datasets.load(read[data], tokenizer, length, sequences=sequences, held_out=held_out, seed=seed)
-    watched = {name: datasets.load(read[name], tokenizer, length, held_out=held_out, seed=seed)[1] for name in watch}
+    tokenizer = sequences.with_template(say, models.load_tokenizer(model), read)
+    packed = sequences.pack(say, config, tokenizer, read, length, held_out=held_out, seed=seed, settings=settings)
     job = jobs.make_job(method, config, params, key=jax.random.key(seed), remat=remat, options=options)
     if job.frozen is not None:  # before an hour is spent on what could not be saved
         peft.as_files(job.trainable, job.frozen[1], base=params)
     held = f"{base.num_bytes(params) / 1e6:,.0f} MB{f' in {quantize}' if quantize else ''}"
     say(f"{model}: {held}; {method}: {base.count(job.trainable):,} parameters train, on {_platform()}")
     about = {"model": model, "method": method, "options": options, "dtype": dtype, "quantize": quantize}
-    state, table = _fit(say, job, data, learned, kept, watched, about, rate=rate, seed=seed, **settings)
+    state, table = _fit(say, job, tokenizer, packed, about, rate=rate, seed=seed, **settings)
     if job.frozen is None:
         result = settings["out"] / "model"
         huggingface.save(result, config, state.trainable, tokenizer)
@@ -68,17 +68,18 @@ def train(
     return _end(say, table, result, given)
 
 
-def pretrain(*, say: Say, data: str, length: int, seed: int, dtype: str, lr: float, **settings: Any) -> dict[str, Any]:
+def pretrain(
+    *, say: Say, data: str, length: int | None, seed: int, dtype: str, lr: float, **settings: Any
+) -> dict[str, Any]:
     """Train the small model from scratch: `train --method full`, but that it starts from random weights."""
     _check(lr, settings)
-    found = datasets.read(data)
-    config, tokenizer = pretraining.SMALL, models.load_tokenizer(pretraining.NAME)
-    sequences = settings["steps"] * settings["batch_size"]
-    learned, kept = datasets.load(found, tokenizer, length, sequences=sequences, held_out=0.1, seed=seed)
+    read = {data: datasets.read(data, say)}
+    config, tokenizer = pretraining.SMALL, sequences.with_template(say, models.load_tokenizer(pretraining.NAME), read)
+    packed = sequences.pack(say, config, tokenizer, read, length, held_out=0.1, seed=seed, settings=settings)
     job = jobs.make_job("full", config, transformer.init(jax.random.key(seed), config, std=pretraining.STD), key=None)
     say(f"a new model: {base.count(job.trainable):,} parameters, all of them random, on {_platform()}")
     about = {"model": "new", "method": "full"}
-    state, table = _fit(say, job, data, learned, kept, {}, about, rate=lr, seed=seed, **settings)
+    state, table = _fit(say, job, tokenizer, packed, about, rate=lr, seed=seed, **settings)
     result = settings["out"] / "model"
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.trainable)
     huggingface.save(result, config, params, tokenizer)
@@ -88,10 +89,8 @@ def pretrain(*, say: Say, data: str, length: int, seed: int, dtype: str, lr: flo
 def _fit(
     say: Say,
     job: jobs.Job,
-    data: str,
-    learned: packing.Packed,
-    kept: packing.Packed,
-    watched: Mapping[str, packing.Packed],
+    tokenizer: Tokenizer,
+    packed: dict[str, tuple[packing.Packed, packing.Packed]],
     about: dict[str, Any],
     *,
     out: Path,
@@ -108,8 +107,11 @@ def _fit(
     lr: float | None = None,
 ) -> tuple[State, dict[str, Any]]:
     """Train, going on from the checkpoint in `out` where there is one; the state and the record of the run."""
+    (_, (learned, kept)), *others = packed.items()
+    batches = packing.Batches(learned, batch_size, seed=seed)
+    example = show.example(tokenizer, batches[0])
+    say(f"\n{example['text']}\n")
     length = learned.tokens.shape[1]
-    say(f"{data}: {len(learned)} sequences of {length} tokens to train on, {len(kept)} held out")
     schedule = {"rate": rate, "warmup": warmup, "decay": decay, "clip_norm": clip_norm, "steps": steps}
     about |= schedule | {"data": _digest(learned.tokens), "seed": seed, "batch_size": batch_size, "length": length}
     about |= {"accumulate": accumulate}
@@ -118,7 +120,7 @@ def _fit(
         say(f"going on from {checkpoint}")
     state = jobs.tune(
         job,
-        packing.Batches(learned, batch_size, seed=seed),
+        batches,
         rate=rate,
         steps=steps,
         warmup=warmup,
@@ -133,11 +135,12 @@ def _fit(
         about=about,
     )
     seen = {}
-    for name, packed in watched.items():
-        batches = packing.Batches.in_order(packed, batch_size)
-        seen[name] = [evaluate(job.loss, tree, job.frozen, batches) for tree in (job.trainable, state.trainable)]
+    for name, (_, held) in others:
+        rows = packing.Batches.in_order(held, batch_size)
+        seen[name] = [evaluate(job.loss, tree, job.frozen, rows) for tree in (job.trainable, state.trainable)]
         say("loss on held-out {}: {:.3f} -> {:.3f} nats a token".format(name, *seen[name]))
-    return state, {"about": about, "losses": state.losses, "evaluations": state.evaluations, "watched": seen}
+    found = {"losses": state.losses, "evaluations": state.evaluations, "watched": seen}
+    return state, {"about": about, "first_example": example, **found}
 
 
 def _end(say: Say, table: dict[str, Any], result: Path, given: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lora_jax.text import stories
 from lora_jax.text.corpora import poems, split_verse
 from lora_jax.text.documents import Document, read_documents
 from lora_jax.text.encoding import encode_document
+from lora_jax.text.fitting import LENGTHS, choose_length
 from lora_jax.text.packing import Packed, pack, split
 
 BUILT_IN = ("poems", "stories")
@@ -22,7 +23,7 @@ def verse(tokenizer: Any, sequences: int, length: int, *, held_out: int = 128, s
     passages = split_verse(poems(), train_passages=sequences * length // 100 + 50, seed=seed)
     kept = _packed(tokenizer, passages.held_out, length)
     spread = np.linspace(0, len(kept) - 1, held_out).astype(int)  # from every held-out block alike
-    return _packed(tokenizer, passages.train, length), Packed(**kept.rows(spread))
+    return _packed(tokenizer, passages.train, length), kept.take(spread)
 
 
 def tales(tokenizer: Any, length: int) -> tuple[Packed, Packed]:
@@ -36,16 +37,37 @@ def _packed(tokenizer: Any, texts: list[str], length: int) -> Packed:
     return pack([encode_document(tokenizer, Document(text=one)) for one in texts], length, tokenizer.pad_id or 0)
 
 
-def read(data: str) -> Sequence[Document] | str:
+def read(data: str, say: Callable[[str], None] | None = None) -> Sequence[Document] | str:
     """The user's documents, or the name of a built-in text, unless there is a file or folder of that name."""
-    return data if data in BUILT_IN and not Path(data).exists() else read_documents(data)
+    return data if data in BUILT_IN and not Path(data).exists() else read_documents(data, say)
+
+
+def needs_template(found: Sequence[Document] | str) -> bool:
+    """Whether some document is a conversation and nothing else, which only a chat template can write."""
+    return not isinstance(found, str) and any(one.messages is not None and one.prompt is None for one in found)
 
 
 def load(
-    found: Sequence[Document] | str, tokenizer: Any, length: int, *, sequences: int = 1, held_out: float, seed: int
+    found: Sequence[Document] | str,
+    tokenizer: Any,
+    length: int | None,
+    *,
+    context: int = LENGTHS[-1],
+    batch_size: int = 1,
+    sequences: int = 1,
+    held_out: float,
+    seed: int,
 ) -> tuple[Packed, Packed]:
-    """`(training, held-out)` of what `read` found. Of the poems as many as fill `sequences`; `held_out` is a share."""
+    """`(training, held-out)` of what `read` found. Of the poems as many as fill `sequences`; `held_out` is a share.
+
+    A `length` of None is chosen by the documents, at most `context` and short enough for a batch; 128 for what is built
+    in.
+    """
     if isinstance(found, str):
+        length = length or min(LENGTHS[0], context)
         return verse(tokenizer, sequences, length, seed=seed) if found == "poems" else tales(tokenizer, length)
     encoded = [encode_document(tokenizer, document) for document in found]
+    if length is None:
+        needed = -(-batch_size // max(1 - held_out, 0.1)) + 1
+        length = choose_length(encoded, context, sequences=int(needed))
     return split(encoded, length, held_out, seed=seed, pad_id=tokenizer.pad_id or 0)

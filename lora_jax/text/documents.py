@@ -1,120 +1,126 @@
-"""The user's own documents: plain text, or JSON lines with text, prompts and completions, or conversations."""
+"""The user's own documents: prose, or records of a text, of a question with its answer, or of a conversation.
+
+docs/data.md shows every format with an example.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lora_jax.errors import InputError
+from lora_jax.text import content, tables
+from lora_jax.text.records import Document, read_record
+
+__all__ = ["Document", "read_documents"]
+
+JSON, JSON_LINES = (".json",), (".jsonl", ".ndjson", ".jsonlines", ".jl")
+CELLS = {".csv": tables.DELIMITERS, ".tsv": ("\t",), ".tab": ("\t",)}
+TEXT, MARKED = (".txt", ".text"), (".md", ".markdown", ".rst")
+_NAMES = "py c h cc cpp hpp cs css go hs java jl js kt lua ml php pl r rb rs scala sh swift tex ts"
+CODE = tuple(f".{name}" for name in _NAMES.split())
+# In a folder the first of these groups that has a file is read: a page about the data is no part of them.
+GROUPS = ((*JSON, *JSON_LINES, *CELLS, *TEXT), (*MARKED, *CODE))
 
 
-@dataclass(frozen=True)
-class Document:
-    """One piece of the user's data: `text`, or `prompt` and `completion`, or the `messages` of a conversation."""
+@dataclass
+class _Notes:
+    """What a person is to know of how the data were read."""
 
-    text: str | None = None
-    prompt: str | None = None
-    completion: str | None = None
-    messages: tuple[dict[str, str], ...] | None = None
-    where: str = "the document"  # the file, and the line in it, for messages about mistakes
+    read: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)
+    empty: list[str] = field(default_factory=list)  # where answers are missing
+    passed: list[str] = field(default_factory=list)  # files that are not read
+
+    def sentences(self, path: Path) -> Iterator[str]:
+        texts = self.read.pop((), 0)
+        parts = [f"{texts:,} read as plain text"] if texts else []
+        parts += [f"{n:,} by {' and '.join(map(repr, names))}" for names, n in self.read.most_common()]
+        yield f"{path}: {_listed(parts)}"
+        if self.left:
+            yield f"{path}: fields that are left alone: {_listed([repr(name) for name, _ in self.left.most_common()])}"
+        if self.empty:
+            yield f"{path}: {len(self.empty):,} records without an answer are left out, the first at {self.empty[0]}"
+        if self.passed:
+            yield f"{path}: files that are not read: {_listed(self.passed)}"
 
 
-def read_documents(path: str | Path) -> list[Document]:
-    r"""The documents of a file, or of every .txt and .jsonl file in a folder and the folders inside it, by name.
+def read_documents(path: str | Path, say: Callable[[str], None] | None = None) -> list[Document]:
+    """The documents of a file, or of the files in a folder and the folders inside it, by name.
 
-    A file is one document, whatever its name. A .jsonl file has one on each line: an object with the field `text`, the
-    fields `prompt` and `completion`, or the field `messages`, a list of objects with `role` (system, user, assistant or
-    tool) and `content`; its other fields are left alone. Raises InputError, with file and line, for anything else.
+    Read are JSON arrays, JSON lines, CSV and TSV, a document from each record (`records.SHAPES` names the fields), and
+    prose: a .txt, .md or source file is one document. Each may be gzipped. In a folder, data and .txt files are read,
+    and where there are none, Markdown and source files. A record whose answer is empty is left out. `say` is told what
+    was read as what, and what was left alone. Raises InputError, with file and line, for anything else: what has a
+    structure that is not known is never read as prose.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".jsonl") and file.is_file())
-        if not files:
-            raise InputError(f"{path}: no .txt or .jsonl file in this folder")
+    notes = _Notes()
+    files = _in_folder(path, notes) if path.is_dir() else [path]
+    documents = [document for file in files for document in _read_file(file, notes)]
+    if not documents:
+        raise InputError(f"{path}: no record has an answer: there is nothing to learn from")
+    for sentence in notes.sentences(path) if say else ():
+        say(sentence)  # type: ignore[misc]
+    return documents
+
+
+def _in_folder(path: Path, notes: _Notes) -> list[Path]:
+    """The files to read. Raises InputError where one of the others holds data too."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
+    group = next((group for group in GROUPS if any(content.suffix(file) in group for file in files)), ())
+    for file in files:
+        found = content.unread(file)
+        if found and found.instead == content.TABLE and content.suffix(file) not in (".yaml", ".yml"):
+            raise InputError(f"{file}: {found.name}, which is not read: {found.instead}, or move it elsewhere")
+    chosen = [file for file in files if content.suffix(file) in group]
+    if not chosen:
+        raise InputError(f"{path}: no file in this folder is text, JSON, JSON lines, CSV or TSV")
+    notes.passed = [str(file.relative_to(path)) for file in files if file not in set(chosen)]
+    return chosen
+
+
+def _hidden(relative: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+
+
+def _read_file(file: Path, notes: _Notes) -> Iterator[Document]:
+    suffix = content.suffix(file)
+    if suffix and not any(suffix in group for group in GROUPS) and not content.unread(file):
+        raise InputError(f"{file}: no format that is read is named {suffix}: where it is prose, name it .txt")
+    text = content.text_of(file)
+    judged = tables.looks_like(text) if suffix in ("", *TEXT, *MARKED) else None
+    if judged == "columns":
+        raise InputError(
+            f"{file}: every line has as many tabs, as in a table: name its columns in the first line (such as prompt "
+            "and completion), or put spaces for the tabs where it is prose"
+        )
+    if suffix in (*JSON, *JSON_LINES) or judged == "json":
+        found = tables.json_records(text, file, lines=suffix in JSON_LINES)
+    elif suffix in CELLS or judged == "cells":
+        found = tables.cell_records(text, file, CELLS.get(suffix, tables.DELIMITERS))
     else:
-        files = [path]
-    return [document for file in files for document in _read_file(file)]
-
-
-def _read_file(file: Path) -> Iterator[Document]:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    try:
-        text = data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file}, line {number}: not UTF-8 text: save it as UTF-8") from error
-    if "\0" in text:
-        number = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{file}, line {number}: a NUL byte: this is a binary file, not text")
-    if not text.strip():
-        raise InputError(f"{file}: empty: there is nothing to learn from")
-    if file.suffix != ".jsonl":
+        notes.read[()] += 1
         yield Document(text=text, where=str(file))
         return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield _parse_line(line, f"{file}, line {number}")
+    count = 0
+    for fields, where in found:
+        count += 1
+        document, read, left = read_record(fields, where)
+        notes.left.update(left)
+        if document is None:
+            notes.empty.append(where)
+        else:
+            notes.read[read] += 1
+            yield document
+    if not count:
+        raise InputError(f"{file}: no records: there is nothing to learn from")
 
 
-def _parse_line(line: str, where: str) -> Document:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f'{where}: not JSON ({error.msg}, column {error.colno}): write {{"text": "..."}}') from error
-    except RecursionError as error:
-        raise InputError(f'{where}: nested too deeply: write {{"text": "..."}}') from error
-    if not isinstance(fields, dict):
-        raise InputError(f'{where}: a JSON {_kind(fields)}, not an object such as {{"text": "..."}}')
-    known = {name: fields[name] for name in ("text", "prompt", "completion", "messages") if name in fields}
-    if set(known) not in ({"text"}, {"prompt", "completion"}, {"messages"}):
-        found = ", ".join(map(repr, fields)) or "none"
-        raise InputError(
-            f"{where}: fields {found}: give 'text', or 'prompt' and 'completion', or 'messages', and one of these"
-        )
-    if "messages" in fields:
-        return Document(messages=_parse_messages(fields["messages"], where), where=where)
-    for name, value in known.items():
-        _check_text(value, name, where)
-        if not value.strip():
-            raise InputError(f"{where}: {name!r} is empty")
-    return Document(**known, where=where)
-
-
-def _parse_messages(messages: Any, where: str) -> tuple[dict[str, str], ...]:
-    if not isinstance(messages, list):
-        raise InputError(f"{where}: 'messages' is a JSON {_kind(messages)}, not a list")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise InputError(f"{where}: message {number} is not an object with 'role' and 'content', only")
-        _check_text(message["content"], f"content of message {number}", where)
-        if message["role"] not in ("system", "user", "assistant", "tool"):
-            known = "'system', 'user', 'assistant' or 'tool'"
-            raise InputError(f"{where}: message {number} has the role {message['role']!r}, not {known}")
-    roles = [message["role"] for message in messages]
-    if "assistant" not in roles:
-        raise InputError(f"{where}: no message has the role 'assistant': there is nothing to learn")
-    if roles[0] == "assistant":
-        raise InputError(f"{where}: the first message has the role 'assistant': begin with 'user' or 'system'")
-    return tuple(messages)
-
-
-def _check_text(value: Any, name: str, where: str) -> None:
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {name!r} is a JSON {_kind(value)}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{where}: {name!r} holds half of a surrogate pair: it is not Unicode text") from error
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
-    return kinds.get(type(value), "number")
+def _listed(parts: list[str], most: int = 6) -> str:
+    more = len(parts) - most
+    return ", ".join(parts[:most]) + (f" and {more:,} more" if more > 0 else "")

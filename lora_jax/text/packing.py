@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from jaxtyping import Int32
 
 from lora_jax.errors import InputError
 from lora_jax.text.encoding import Encoded
+from lora_jax.text.fitting import Piece, Shortened, kept_sizes, plan
+
+LEARNED, NEITHER, HELD = 0, 1, 2  # the sides of a split
+NOTHING = Shortened()
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,14 @@ class Packed:
     mask: Int32[np.ndarray, "N T"]  # 1 where a token is learned
     segments: Int32[np.ndarray, "N T"]  # 1, 2, ... for the documents in a row; 0 is padding
     positions: Int32[np.ndarray, "N T"]  # 0, 1, ... within a segment
+    shortened: Shortened = NOTHING  # how many of the documents are not in them whole
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def take(self, rows: Any) -> Packed:
+        """The rows named by an index array or a slice, alone."""
+        return Packed(**self.rows(rows), shortened=self.shortened)
 
     def rows(self, rows: Any) -> dict[str, Int32[np.ndarray, "B T"]]:
         """The rows named by an index, a slice or a boolean array, as a batch."""
@@ -35,86 +45,148 @@ class Packed:
 
 
 def pack(encoded: Sequence[Encoded], length: int, pad_id: int = 0) -> Packed:
-    """Documents one behind the other, cut into sequences of `length` tokens; the last is filled up with padding.
+    """Documents side by side in sequences of `length` tokens, filled up with padding, as `fitting.plan` places them.
 
-    No token is lost. A document cut by a sequence's end goes on in the next one as a new segment with positions from 0.
-    The first token of a segment has nothing before it, so it is never predicted. Raises InputError where all the text
-    is shorter than one sequence.
+    A document that fits is whole; a longer text goes on in pieces, each a segment with positions from 0, and none of it
+    is lost; what has a prompt and is longer is truncated or dropped, as `shortened` tells. The first token of a segment
+    has nothing before it, so it is never predicted. Raises InputError where all the text is shorter than one sequence,
+    or nothing of it is left.
     """
-    total = sum(len(ids) for ids, _ in encoded)
+    sizes, shortened = kept_sizes(encoded, length)
+    total = int(sizes.sum())
+    if not total:
+        why = " ".join(f"{sentence}." for sentence in shortened.sentences(length)) or "There is no document."
+        raise InputError(f"nothing to learn from is left. {why} Pass a larger --length or give other data")
+    _check_size(total, length)
+    return _lay_out(encoded, plan(sizes, length), length, pad_id, shortened)
+
+
+def _check_size(total: int, length: int) -> None:
     if total < length:
         raise InputError(
             f"the text has {total:,} tokens, fewer than the {length:,} of one sequence: "
-            f"pass --length {max(total, 1)} or less, or give more text"
+            f"pass --length {total} or less, or give more text"
         )
-    sizes = np.array([len(ids) for ids, _ in encoded])
-    N = -(-total // length)
 
-    def rows(values: Any, filling: int) -> Int32[np.ndarray, "N T"]:
-        filled = np.full(N * length, filling, np.int32)
-        filled[:total] = values
-        return filled.reshape(N, length)
 
-    at = np.arange(total)
-    starts = at % length == 0
-    starts[(np.cumsum(sizes) - sizes)[sizes > 0]] = True
-    positions = at - np.maximum.accumulate(np.where(starts, at, 0))
-    numbers = np.cumsum(starts)
-    numbers -= numbers[at - at % length] - 1
+def _lay_out(
+    encoded: Sequence[Encoded], rows: list[list[Piece]], length: int, pad_id: int, shortened: Shortened
+) -> Packed:
+    pieces = [piece for row in rows for piece in row]
+    sizes = np.array([piece.stop - piece.start for piece in pieces])
+    counts = np.array([len(row) for row in rows])
+    row = np.repeat(np.arange(len(rows)), counts)
+    firsts = np.cumsum(counts) - counts  # the number of each sequence's first piece
+    before = np.cumsum(sizes) - sizes  # tokens in front of each piece
+    starts = row * length + before - before[firsts][row]
+    positions = np.arange(sizes.sum()) - np.repeat(before, sizes)
+    at = np.repeat(starts, sizes) + positions
+    numbers = np.arange(len(pieces)) - firsts[row] + 1
+
+    def filled(values: Any, filling: int) -> Int32[np.ndarray, "N T"]:
+        array = np.full(len(rows) * length, filling, np.int32)
+        array[at] = values
+        return array.reshape(len(rows), length)
+
+    ids, masks = (np.concatenate([encoded[i][part][start:stop] for i, start, stop in pieces]) for part in (0, 1))
     return Packed(
-        tokens=rows(np.concatenate([ids for ids, _ in encoded]), pad_id),
-        mask=rows(np.concatenate([mask for _, mask in encoded]), 0),
-        segments=rows(numbers, 0),
-        positions=rows(positions, 0),
+        tokens=filled(ids, pad_id),
+        mask=filled(masks, 0),
+        segments=filled(np.repeat(numbers, sizes), 0),
+        positions=filled(positions, 0),
+        shortened=shortened,
     )
 
 
 def split(
     encoded: Sequence[Encoded], length: int, held_out: float = 0.1, *, seed: int = 0, pad_id: int = 0
 ) -> tuple[Packed, Packed]:
-    """`(training, held-out)`, packed: the share `held_out` of the tokens, in places drawn at random.
+    """`(training, held-out)`, packed by the same rule: the share `held_out` of the tokens, in places drawn at random.
 
     Whole documents are held out where documents that small can make up the share; copies of one document stay on one
-    side. Otherwise (one long text) blocks of neighbouring sequences are, and the sequences beside a block are dropped,
-    so that no held-out sentence goes on in training. Raises InputError where too little is left on either side.
+    side. Otherwise (a long text) blocks of neighbouring sequences' worth of it are, and as much on both sides of a
+    block is dropped, so that no held-out sentence goes on in training. Where no text is that long, whole documents make
+    up more than the share. Raises InputError where too little is left on either side.
     """
     if not 0 < held_out < 1:
         raise InputError(f"the held-out share is {held_out}: give a number between 0 and 1, such as 0.1")
     rng = np.random.default_rng(seed)
-    total = sum(len(ids) for ids, _ in encoded)
-    goal = max(held_out * total, length)
+    sizes = kept_sizes(encoded, length)[0].tolist()
     copies: dict[bytes, list[int]] = {}
     for i, (ids, _) in enumerate(encoded):
         copies.setdefault(ids.tobytes(), []).append(i)
     groups = list(copies.values())
-    chosen: set[int] = set()
-    held = 0
-    for g in rng.permutation(len(groups)):
-        size = sum(len(encoded[i][0]) for i in groups[g])
-        if held < goal and held + size <= 1.25 * goal:
-            chosen.update(groups[g])
-            held += size
-    if held >= goal and total - held >= length:
-        train = [document for i, document in enumerate(encoded) if i not in chosen]
-        return pack(train, length, pad_id), pack([encoded[i] for i in sorted(chosen)], length, pad_id)
+    order = rng.permutation(len(groups)).tolist()
+    total = sum(sizes)
+    goal = max(held_out * total, length)
 
-    packed = pack(encoded, length, pad_id)
-    whole = total // length  # sequences without padding: the last, ragged one is never held out
-    count = max(1, round(held_out * whole))
-    blocks = min(8, -(-count // 8))
-    if whole < count + 2 * blocks + 1:
+    def whole_documents(most: float) -> set[int]:
+        chosen: set[int] = set()
+        held = 0
+        for group in (groups[g] for g in order):
+            size = sum(sizes[i] for i in group)
+            if held < goal and held + size <= most:
+                chosen.update(group)
+                held += size
+        return chosen if held >= goal and total - held >= length else set()
+
+    chosen = whole_documents(1.25 * goal)
+    runs = {} if chosen else _blocks(sizes, groups, length, held_out, rng)
+    chosen = chosen or (set() if runs else whole_documents(total))
+    if not chosen and not runs:
+        if total:
+            _check_size(total, length)
+        count, blocks = _share(total // length, held_out)
         raise InputError(
-            f"the text has {total:,} tokens, {whole} sequences of {length:,}: too few to hold out {held_out:.0%} and "
-            f"train on the rest ({count + 2 * blocks + 1} are needed): pass a smaller --length or give more text"
+            f"the text has {total:,} tokens, {total // length} sequences of {length:,}: too few to hold out "
+            f"{held_out:.0%} and train on the rest ({count + 2 * blocks + 1} are needed): "
+            "pass a smaller --length or give more text"
         )
-    side = np.zeros(len(packed), np.int32)  # 0 training, 1 dropped, 2 held out
+    sides: dict[int, list[Encoded]] = {LEARNED: [], NEITHER: [], HELD: []}
+    for i, (ids, mask) in enumerate(encoded):
+        for start, stop, side in runs.get(i, [(0, len(ids), HELD if i in chosen else LEARNED)]):
+            sides[side].append((ids[start:stop], mask[start:stop]))
+    return pack(sides[LEARNED], length, pad_id), pack(sides[HELD], length, pad_id)
+
+
+def _share(whole: int, held_out: float) -> tuple[int, int]:
+    """How many of `whole` sequences' worth to hold out, and in how many blocks."""
+    count = max(1, round(held_out * whole))
+    return count, min(8, -(-count // 8))
+
+
+def _blocks(
+    sizes: list[int], groups: list[list[int]], length: int, held_out: float, rng: np.random.Generator
+) -> dict[int, list[tuple[int, int, int]]]:
+    """Runs `(start, stop, side)` of each text longer than a sequence, where blocks of them are held out.
+
+    Copies of a text have the same runs. Without any where the texts are too short for it.
+    """
+    long = [group for group in groups if sizes[group[0]] > length]
+    counts = np.array([sizes[group[0]] // length for group in long], int)
+    whole = int(counts.sum())
+    count, blocks = _share(sum(sizes[group[0]] for group in groups) // length, held_out)
+    if whole < count + 2 * blocks + 1:
+        return {}
+    sides = np.full(whole, LEARNED)
     for block in range(blocks):
         size = count * (block + 1) // blocks - count * block // blocks
         low, high = whole * block // blocks, whole * (block + 1) // blocks
         start = rng.integers(low, high - size + 1)
-        side[max(start - 1, 0) : start + size + 1] |= 1
-        side[start : start + size] |= 2
-    return Packed(**packed.rows(side == 0)), Packed(**packed.rows(side >= 2))
+        sides[max(start - 1, 0) : start + size + 1] |= NEITHER
+        sides[start : start + size] |= HELD
+    runs: dict[int, list[tuple[int, int, int]]] = {}
+    for group, of_one in zip(long, np.split(np.minimum(sides, HELD), np.cumsum(counts)[:-1]), strict=True):
+        cuts = [0, *(np.flatnonzero(np.diff(of_one)) + 1).tolist(), len(of_one)]
+        found = [(first * length, last * length, int(of_one[first])) for first, last in pairwise(cuts)]
+        at, end, side = found[-1]
+        size = sizes[group[0]]
+        if side == HELD and size > end:  # the ragged end is never held out, and beside what is, it is dropped
+            found.append((end, size, NEITHER))
+        else:
+            found[-1] = (at, size, side)
+        runs |= dict.fromkeys(group, found)
+    return runs
 
 
 class Batches:

@@ -27,7 +27,10 @@ def test_documents_of_each_kind_are_read(tmp_path):
     assert read_documents(str(tmp_path / "a.txt")) == documents[:1]
 
 
-ONLY = "give 'text', or 'prompt' and 'completion', or 'messages', and one of these"
+ONLY = (
+    "give 'text', or 'prompt' and 'completion', or 'instruction' and 'output', or 'messages', and only one of these "
+    "(docs/data.md lists all that are read)"
+)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,10 @@ ONLY = "give 'text', or 'prompt' and 'completion', or 'messages', and one of the
             '{"messages": [{"role": "assistant", "content": "hi"}]}',
             "the first message has the role 'assistant': begin with 'user' or 'system'",
         ),
-        ('{"messages": [{"role": "user"}]}', "message 1 is not an object with 'role' and 'content', only"),
+        (
+            '{"messages": [{"role": "user"}]}',
+            "message 1 is not an object with 'role' and 'content', or 'from' and 'value'",
+        ),
         ('{"messages": [{"role": "user", "content": 1}]}', "'content of message 1' is a JSON number, not a string"),
         (
             '{"messages": [{"role": "poet", "content": "a"}]}',
@@ -90,7 +96,10 @@ def test_a_bad_file_gets_one_sentence(tmp_path, name, data, sentence):
 
 
 def test_a_missing_file_and_a_folder_without_text_are_refused(tmp_path):
-    cases = {tmp_path / "no": "no such file or folder", tmp_path: "no .txt or .jsonl file in this folder"}
+    cases = {
+        tmp_path / "no": "no such file or folder",
+        tmp_path: "no file in this folder is text, JSON, JSON lines, CSV or TSV",
+    }
     for path, sentence in cases.items():
         with pytest.raises(InputError) as error:
             read_documents(path)

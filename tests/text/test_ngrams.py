@@ -15,9 +15,10 @@ def packed(*documents, length=6):
 
 
 def test_grams_are_what_a_transformer_is_asked_for():
-    """Two documents in rows of six: the second is cut, and goes on without what stood before the cut."""
-    found = ngrams.grams(packed([4, 5, 6, 7], [8, 9, 1, 2, 3]), 3, 99)
-    assert found.tolist() == [[99, 4, 5], [4, 5, 6], [5, 6, 7], [99, 8, 9], [99, 1, 2], [1, 2, 3]]
+    """Rows of six: the text of seven tokens is cut, and goes on without what stood before the cut."""
+    found = ngrams.grams(packed([4, 5, 6, 7], [8, 9, 1, 2, 3, 10, 11]), 3, 99)
+    begun = [[99, 4, 5], [4, 5, 6], [5, 6, 7], [99, 8, 9]]  # its first two fill the space behind the four
+    assert found.tolist() == [*begun, [99, 1, 2], [1, 2, 3], [2, 3, 10], [3, 10, 11]]
 
 
 def test_unigrams_and_bigrams_by_hand():
