@@ -240,9 +240,15 @@ def test_a_notebook_of_any_version_is_read(notebook, encoding, tmp_path):
 
 def test_a_cell_without_text_is_named(tmp_path):
     path = tmp_path / "it.ipynb"
-    cells = [{"cell_type": "markdown"}, {"cell_type": "code"}, None, {"cell_type": "code", "source": ["a = 1", 2]}]
+    cells = [
+        {"cell_type": "markdown"},
+        {"cell_type": "code"},
+        None,
+        "source",
+        {"cell_type": "code", "source": ["a", 2]},
+    ]
     path.write_text(json.dumps({"cells": cells}))
-    assert statements(path) == ([], [f"cell {number} holds no text" for number in (1, 2, 3)])
+    assert statements(path) == ([], [f"cell {number} holds no text" for number in (1, 2, 3, 4)])
     path.write_text(" \n")
     with pytest.raises(ValueError, match="it is empty"):
         statements(path)

@@ -36,7 +36,7 @@ class Cell:
 def read(path: Path) -> tuple[list[Cell], list[str]]:
     """The code cells of a .ipynb or .py file, and a sentence for each that holds no text.
 
-    Raises ValueError where the file is empty, or the one is not a notebook.
+    Raises ValueError where a .ipynb is empty, or not a notebook.
     """
     data = path.read_bytes()
     if path.suffix.lower() == ".ipynb":
@@ -81,7 +81,8 @@ def _of_notebook(data: bytes) -> tuple[list[Cell], list[str]]:
 
 def _source(cell: Any) -> str | None:
     """The text of a notebook's code cell, a string or a list of lines; None where there is none."""
-    lines = next((cell[name] for name in ("source", "input", "code") if name in cell), None) if cell else None
+    named = cell if isinstance(cell, dict) else {}
+    lines = next((named[name] for name in ("source", "input", "code") if name in named), None)
     if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
         lines = "".join(lines)
     # A half of a character, which JSON can write and Python cannot read, becomes a question mark.

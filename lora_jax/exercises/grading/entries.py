@@ -126,9 +126,7 @@ def why_not(path: Path) -> str:
     if name.startswith("."):
         return f"{name} is a hidden file: rename it to begin with another letter"
     if not start:
-        return (
-            f"{name} is an empty file: save it again and hand it in" if suffix != ".py" else f"{name} is an empty file"
-        )
+        return f"{name} is an empty file: save it again and hand it in"
     by_content = next((kind for begin, kind in STARTS if start.lstrip().lower().startswith(begin.lower())), "")
     if suffix in SUFFIXES and by_content not in KINDS:
         return ""

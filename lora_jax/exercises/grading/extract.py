@@ -23,7 +23,12 @@ def statements(path: Path) -> tuple[list[Statement], list[str]]:
     IPython's magics, commands and prompts are no fault: `magics.parse` says what comes of them. Raises ValueError where
     the file is not a notebook, or empty.
     """
-    cells, wrong = read(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "\d" in a string is the learner's, and no reason to stop
+        return _statements(*read(path))
+
+
+def _statements(cells: list[Cell], wrong: list[str]) -> tuple[list[Statement], list[str]]:
     body: list[ast.stmt] = []
     for cell in cells:
         try:
@@ -35,14 +40,12 @@ def statements(path: Path) -> tuple[list[Statement], list[str]]:
 
 
 def _parsed(cell: Cell) -> list[ast.stmt]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "\d" in a string is the learner's, and no reason to stop
-        try:
-            return magics.parse(cell.uncommented or cell.source)
-        except (SyntaxError, ValueError):
-            if not cell.uncommented:
-                raise
-        return magics.parse(cell.source)
+    try:
+        return magics.parse(cell.uncommented or cell.source)
+    except (SyntaxError, ValueError):
+        if not cell.uncommented:
+            raise
+    return magics.parse(cell.source)
 
 
 def _place(error: Exception, cell: Cell) -> str:
