@@ -117,6 +117,83 @@ def test_numbers_in_the_text_are_computed(master):
                 assert number in shown, f"{found[0]!r} in {cell.source[:200]!r}"
 
 
+# Every question to predict has its answer.
+
+PREDICT, FOLD = re.compile(r"\*\*[Pp]redict\b"), re.compile(r"<details>.*?</details>", re.DOTALL)
+
+
+def answers(cells):
+    """For each question to predict: its words, the code that was run before its answer, and that answer's fold.
+
+    Cells are (kind, source). The answer is the first fold behind the code; None where another question, or the end of
+    the notebook, comes before it.
+    """
+    found, asked, code = [], None, []
+    for kind, source in cells:
+        if kind == "code":
+            code.append(source)
+            continue
+        marks = [*PREDICT.finditer(source), *FOLD.finditer(source)]
+        for mark in sorted(marks, key=lambda mark: mark.start()):
+            if mark.re is FOLD and asked is not None and code:
+                found.append((asked, "\n".join(code), mark[0]))
+                asked = None
+            elif mark.re is PREDICT:
+                if asked is not None:
+                    found.append((asked, "\n".join(code), None))
+                asked, code = source[mark.start() :], []
+    return found if asked is None else [*found, (asked, "\n".join(code), None)]
+
+
+def unfounded(fold, shown):
+    """The numbers of two digits and more in a fold that stand in no output and no code."""
+    words = re.sub(
+        r"<[^>]*>|`[^`]*`|\[[^\]]*\]\([^)]*\)|([Nn]otebook|[Ss]ection|[Ee]xercise) [\d.]+\d|\$[^$]*\$", "", fold
+    )
+    numbers = re.findall(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?", words)
+    known = set(re.findall(r"\d+(?:\.\d+)?", re.sub(r"(?<=\d)[,_](?=\d)", "", shown)))
+    return [n for n in numbers if len(re.sub(r"\D", "", n)) > 1 and re.sub(r",", "", n).rstrip(".") not in known]
+
+
+def test_the_search_for_answers_finds_what_is_missing():
+    question, fold = "Words. **Predict:** how many?", "<details><summary>So many</summary>\n12, and 3,072\n</details>"
+    asked = "**Predict:** how many?"
+    right = [("markdown", question), ("code", "assert 1"), ("markdown", fold)]
+    assert answers(right) == [(asked, "assert 1", fold)]
+    assert answers([*right[:2], ("markdown", "no fold")]) == [(asked, "assert 1", None)]
+    assert answers([("markdown", f"{question} {fold}"), ("code", "1")]) == [
+        (f"{asked} {fold}", "1", None)
+    ]  # given away
+    again = [*right[:2], ("markdown", "**predict** this"), *right[1:]]
+    assert [answer is None for _, _, answer in answers(again)] == [True, False]
+    assert unfounded(fold, "12 and 3072") == unfounded(fold, "120 / 10, 12, 3_072") == []
+    assert unfounded(fold, "x = 3,072") == ["12"]
+    assert unfounded(fold, "12.5 and 3,072,000") == ["12", "3,072"]
+    assert unfounded("<details>As `12` in notebook 03, section 12, $12$: 1 or 2</details>", "") == []
+
+
+@each
+def test_every_question_to_predict_is_answered_behind_a_fold(master):
+    """And what the answer says is asserted in the code that it is about."""
+    for question, code, answer in answers([(cell.kind, cell.source) for cell in parse(master.read_text())]):
+        assert answer is not None, question
+        assert re.search(r"\bassert\b|\bassert_\w+\(", code), question
+
+
+@each
+def test_numbers_in_folds_stand_in_an_output_or_in_code(master):
+    notebook = read(next(iter(built(master))))
+    outputs = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in _outputs(notebook)]
+    shown = "\n".join([*(cell.source for cell in _code(notebook)), *outputs])
+    for cell in notebook.cells:
+        for fold in FOLD.findall(cell.source) if cell.cell_type == "markdown" else ():
+            assert unfounded(fold, shown) == [], fold
+
+
+def _outputs(notebook):
+    return [output for cell in _code(notebook) for output in cell.outputs]
+
+
 @pytest.mark.parametrize(
     ("found", "expected", "same"),
     [

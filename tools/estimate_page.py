@@ -12,9 +12,9 @@ from estimate_error import JUDGED, LIMIT, SEEN, summary
 
 from lora_jax.memory import peak
 from lora_jax.memory.estimate import estimate
-from lora_jax.memory.ledger import size
 from lora_jax.memory.setup import Setup
 from lora_jax.memory.steps import parameters
+from lora_jax.memory.units import size
 
 RECORD, VIEW = RECORDS / "estimate_error.json", RECORDS / "estimate_seen.json"
 EACH = 25  # a changed estimate changes nearly every row, so that each 25th tells of it

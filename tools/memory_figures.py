@@ -13,9 +13,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from lora_jax.memory.ledger import Ledger, size
+from lora_jax.memory.ledger import Ledger
 from lora_jax.memory.planner import FITS, TOO_CLOSE
 from lora_jax.memory.plots import DARK, GREY, HATCH, HELD, bar, colour
+from lora_jax.memory.units import duration, size
 from lora_jax.plots import COLOURS, PARTS, TITLES
 
 Table = dict[str, Any]
@@ -37,12 +38,6 @@ def _figure(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: str | Path, table: Any) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None, "Description": digest(table)})
-
-
-def duration(number: float, form: str = ".3g") -> str:
-    """Seconds for a person."""
-    of, unit = next((pair for pair in ((1.0, "s"), (1e-3, "ms")) if number >= 0.9999 * pair[0]), (1e-6, "µs"))
-    return f"{number / of:{form}} {unit}"
 
 
 def _said(step: Table, what: str | None = None) -> str:
@@ -169,8 +164,9 @@ def checkpoints(table: Table, path: str | Path) -> None:
             _pair(right, y, one["one"], one["resumable"], method, duration(one["one"]))
     right.set_yticks(range(len(hops)), hops, fontsize=8)
     right.set(xscale="log", xlabel="time for one, at that speed", title=f"On its way: {model}", xlim=(5e-3, 5e3))
-    for axes, said in ((left, size), (right, duration)):
-        axes.xaxis.set_major_formatter(lambda number, _, said=said: said(number, "g"))
+    left.xaxis.set_major_formatter(lambda number, _: size(number, "g"))
+    right.set_xticks([0.01, 0.1, 1, 10, 60, 600, 3600], ["10 ms", "100 ms", "1 s", "10 s", "1 min", "10 min", "1 h"])
+    for axes in (left, right):
         axes.minorticks_off()
         axes.tick_params(axis="x", labelsize=8.5)
         axes.invert_yaxis()

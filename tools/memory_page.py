@@ -17,7 +17,7 @@ from PIL import Image
 from readme import RECORDS, ROOT, put
 
 from lora_jax.memory.compiled.compile_step import setup_from_json
-from lora_jax.memory.ledger import size
+from lora_jax.memory.units import size
 from lora_jax.plots import TITLES
 
 FIGURES, PAGE, TABLES = ROOT / "figures", ROOT / "docs" / "memory.md", RECORDS / "memory.json"

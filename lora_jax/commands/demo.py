@@ -14,6 +14,7 @@ from lora_jax import generation
 from lora_jax.adapters import DEFAULT, METHODS
 from lora_jax.adapters.base import attach, count, num_bytes
 from lora_jax.files import atomic, models, peft
+from lora_jax.memory.units import duration, size
 from lora_jax.text import datasets, packing
 from lora_jax.tuning import jobs
 
@@ -77,7 +78,8 @@ def demo(*, out: str | Path, steps: int = 80, seed: int = 0, say: Callable[[str]
     peft.save_adapter(folder / "adapter", state.trainable, constants, base=params, base_name=MODEL)
     atomic.write_bytes(folder / "demo.json", (json.dumps(table, indent=1) + "\n").encode())
     plots.demo(table, folder / "demo.png")
-    sizes = f"{num_bytes(state.trainable) / 1e6:.1f} MB beside {num_bytes(params) / 1e6:.0f} MB"
+    sizes = f"{size(num_bytes(state.trainable))} beside {size(num_bytes(params))}"
     say(f"\nloss on {len(held_out)} held-out sequences: {first:.3f} -> {last:.3f} nats a token in {steps} steps")
-    say(f"the adapter: {sizes}, in {folder}/adapter; the picture: {folder}/demo.png ({table['seconds']:.0f} s in all)")
+    took = duration(time.perf_counter() - began)
+    say(f"the adapter: {sizes}, in {folder}/adapter; the picture: {folder}/demo.png ({took} in all)")
     return table

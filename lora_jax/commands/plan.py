@@ -9,9 +9,9 @@ from typing import Any
 from lora_jax.errors import InputError
 from lora_jax.memory import hardware, planner, zoo
 from lora_jax.memory.compiled import compiler
-from lora_jax.memory.ledger import size
 from lora_jax.memory.planner import Budget, CardFit, MethodCost
 from lora_jax.memory.setup import Setup, planning_options
+from lora_jax.memory.units import dollars, duration, size
 
 Say = Callable[[str], None]
 
@@ -110,7 +110,7 @@ def _checkpoint(found: Budget) -> Iterator[str]:
     yield f"{'on its way':48}{'GB/s':>8}  {'':38}{'one':>10}{'ten':>10}{'resumable':>11}"
     for one in found.transfers:
         way, stated = f"{one.way}, {one.hop.name}", f"{one.hop.kind} ({one.hop.source.date})"
-        times = "".join(f"{seconds(s):>{n}}" for s, n in ((one.one, 10), (one.ten, 10), (one.resumable, 11)))
+        times = "".join(f"{duration(s):>{n}}" for s, n in ((one.one, 10), (one.ten, 10), (one.resumable, 11)))
         yield f"{way:48}{one.hop.speed / 1e9:>8.4g}  {stated:38}{times}"
 
 
@@ -122,15 +122,15 @@ def _run(say: Say, found: Budget, seconds_per_step: float | None, steps: int) ->
     if seconds_per_step is None:
         if card.least_seconds is not None:
             say(
-                f"a step takes more than {seconds(card.least_seconds)}: so long the memory alone is busy, products not "
-                "counted; time a few steps and give --seconds-per-step for what a run costs"
+                f"a step takes more than {duration(card.least_seconds)}: so long the memory alone is busy, products "
+                "not counted; time a few steps and give --seconds-per-step for what a run costs"
             )
         return None
     hours, hourly = seconds_per_step * steps / 3600, card.dollars_an_hour
     all_of_them = None if hourly is None else planner.run_dollars(hourly, seconds_per_step, steps)
     thousand = None if hourly is None else planner.run_dollars(hourly, seconds_per_step, 1000)
     first = "" if steps == 1000 else f"1,000 steps {_dollars(thousand)} $; "
-    cost = f"{hours:,.2f} hours and {_dollars(all_of_them)} $ ({card.price_date or 'no price stated'})"
+    cost = f"{duration(3600 * hours)} and {_dollars(all_of_them)} $ ({card.price_date or 'no price stated'})"
     say(f"at {seconds_per_step:g} seconds a step: {first}{steps:,} steps {cost}")
     return {"steps": steps, "hours": hours, "dollars_1000_steps": thousand, "dollars": all_of_them}
 
@@ -146,18 +146,11 @@ def _compiled(say: Say, found: Budget, target: str) -> dict[str, Any]:
     error, usable = found.ledger.total / plan.needed - 1, hardware.card(target).usable
     found_to = planner.FITS if plan.needed <= usable else planner.DOES_NOT_FIT
     say(found.ledger.compare(plan.ledger))
-    say(f"the estimate is {error:+.2%} off what XLA plans for {target}, which took {plan.seconds:.0f} s to compile")
+    say(f"the estimate is {error:+.2%} off what XLA plans for {target}, which took {duration(plan.seconds)} to compile")
     say(f"by XLA's plan the step {found_to} on one {hardware.card(target).name}: {size(plan.needed)} of {size(usable)}")
     sizes = {name: getattr(plan, name) for name in ("needed", "argument", "output", "alias", "temp")}
     about = {"target": target, "error": error, "fits": plan.needed <= usable, "seconds": plan.seconds}
     return about | {"ledger": plan.ledger.as_json()} | sizes
-
-
-def seconds(number: float) -> str:
-    """A time for a person."""
-    if number < 0.1:
-        return f"{1000 * number:.2g} ms"
-    return f"{number:,.1f} s" if number < 100 else f"{number:,.0f} s"
 
 
 def _number(number: int | None) -> str:
@@ -165,4 +158,4 @@ def _number(number: int | None) -> str:
 
 
 def _dollars(amount: float | None) -> str:
-    return "-" if amount is None else f"{amount:,.2f}"
+    return "-" if amount is None else dollars(amount)

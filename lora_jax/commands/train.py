@@ -18,6 +18,7 @@ from lora_jax.commands import sequences
 from lora_jax.errors import InputError
 from lora_jax.files import atomic, huggingface, models, peft
 from lora_jax.files.tokenizer import Tokenizer
+from lora_jax.memory.units import size
 from lora_jax.text import datasets, packing, show
 from lora_jax.training import evaluate
 from lora_jax.tuning import jobs, pretraining
@@ -54,7 +55,7 @@ def train(
     job = jobs.make_job(method, config, params, key=jax.random.key(seed), remat=remat, options=options)
     if job.frozen is not None:  # before an hour is spent on what could not be saved
         peft.as_files(job.trainable, job.frozen[1], base=params)
-    held = f"{base.num_bytes(params) / 1e6:,.0f} MB{f' in {quantize}' if quantize else ''}"
+    held = f"{size(base.num_bytes(params))}{f' in {quantize}' if quantize else ''}"
     say(f"{model}: {held}; {method}: {base.count(job.trainable):,} parameters train, on {_platform()}")
     about = {"model": model, "method": method, "options": options, "dtype": dtype, "quantize": quantize}
     state, table = _fit(say, job, tokenizer, packed, about, rate=rate, seed=seed, **settings)

@@ -14,9 +14,9 @@ from typing import Any
 from lora_jax.adapters import DEFAULT
 from lora_jax.memory import hardware, peak, planner, zoo
 from lora_jax.memory.estimate import estimate
-from lora_jax.memory.ledger import size
 from lora_jax.memory.plots import DARK, GREY, HATCH, HELD, SAVED, bar, colour
 from lora_jax.memory.setup import Setup, ways
+from lora_jax.memory.units import size
 from lora_jax.plots import PARTS, TITLES
 
 # The estimate follows what XLA plans for an NVIDIA card.

@@ -18,19 +18,13 @@ from typing import Any
 import jax
 
 from lora_jax.adapters.base import Tree, num_bytes
+from lora_jax.memory.units import size
 
 # The rows of a training step, in the order of a table. The first six are static: held whatever the batch.
 STATIC = ("weights", "quantization constants", "adapters", "adapter constants", "optimizer state", "gradients")
 # "not at once": below 0, where not all of the gradients and the saved activations are there at the fullest moment.
 MOVING = ("batch", "saved activations", "not at once", "logits and loss", "workspace")
 ROWS = (*STATIC, *MOVING)
-
-
-def size(number: float, form: str = ",.1f", binary: bool = False) -> str:
-    """Bytes for a person, from kB to TB: a GB is 1e9 of them; with `binary` from KiB to TiB, a GiB is 2**30."""
-    step, units = (1024, ("KiB", "MiB", "GiB", "TiB")) if binary else (1000, ("kB", "MB", "GB", "TB"))
-    power = sum(abs(number) >= 0.99995 * step**n for n in (2, 3, 4))  # what would be written as 1,000.0 is 1.0
-    return f"{number / step ** (power + 1):{form}} {units[power]}"
 
 
 def row_of(name: str, full: bool) -> str | None:

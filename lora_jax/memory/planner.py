@@ -22,8 +22,9 @@ from lora_jax.adapters.base import count
 from lora_jax.memory import hardware, peak, steps
 from lora_jax.memory.checkpoints import Checkpoint, Transfer, checkpoint, transfers
 from lora_jax.memory.estimate import estimate
-from lora_jax.memory.ledger import Ledger, size
+from lora_jax.memory.ledger import Ledger
 from lora_jax.memory.setup import Setup, ways
+from lora_jax.memory.units import size
 
 FITS, TOO_CLOSE, DOES_NOT_FIT = "fits", "too close: --compile", "does not fit"
 

@@ -24,6 +24,7 @@ import math
 import tempfile
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,6 @@ import numpy as np
 import optax
 
 import lora_jax as lj
-from lora_jax.commands.plan import seconds
 from lora_jax.exercises import check, hint, solution
 from lora_jax.files import checkpoint
 from lora_jax.memory import activations, hardware, peak, planner, steps, zoo
@@ -40,8 +40,9 @@ from lora_jax.memory.checkpoints import checkpoint as checkpoint_of
 from lora_jax.memory.checkpoints import transfers
 from lora_jax.memory.compiled import compiler
 from lora_jax.memory.estimate import estimate
-from lora_jax.memory.ledger import Ledger, size
+from lora_jax.memory.ledger import Ledger
 from lora_jax.memory.setup import Setup
+from lora_jax.memory.units import dollars, duration, size
 from lora_jax.plots import COLOURS
 
 config, params = lj.load_model("stories-2.8m")
@@ -58,8 +59,14 @@ for name in ("float32", "bfloat16", "int8"):
     each = jnp.dtype(name).itemsize
     print(f"{name:10}{each} bytes a number{each * lj.count(params) / 1e6:>10.2f} MB")
 print("the arrays in memory:", f"{lj.num_bytes(params):,} bytes")
+assert lj.num_bytes(params) == 4 * lj.count(params) == 11_020_032
 
 # %% [markdown]
+# <details><summary>How many</summary>
+#
+# Four bytes each: 11.02 MB. Half of that in bfloat16.
+# </details>
+#
 # Where do the parameters sit? `jax.eval_shape` asks a function for the shapes of what it would return, and makes
 # nothing: so the arrays of any model follow from its config alone. Layers are stacked, so that the first number of a
 # block's shape is the number of layers.
@@ -118,8 +125,14 @@ check("2.1", parameters)
 big = zoo.config("100b")
 print(f"{steps.parameters(big):,} parameters")
 print(f"{2 * steps.parameters(big):,} bytes in bfloat16")
+assert 2 * steps.parameters(big) == 200 * 10**9
 
 # %% [markdown]
+# <details><summary>How many</summary>
+#
+# Two bytes each: 200 GB. No card that `hardware.py` lists has so much.
+# </details>
+#
 # Two units are in use, and they are easily mixed. A GB is $10^9$ bytes, and disks are sold by it. A GiB is $2^{30}$
 # bytes; the memory of cards is built in powers of two, and tools that report it mostly count so, whatever they call the
 # unit.
@@ -128,6 +141,7 @@ print(f"{2 * steps.parameters(big):,} bytes in bfloat16")
 weights = 2 * steps.parameters(big)
 print(f"{size(weights)}, {size(weights, binary=True)}")
 print(f"one GiB is {2**30 / 1e9 - 1:.1%} more than a GB")
+assert weights > max(card.memory for card in hardware.CARDS.values())
 
 # %% [markdown]
 # ## 2. What training adds
@@ -148,6 +162,7 @@ gradients = jax.eval_shape(jax.grad(loss), params, None, {"tokens": tokens})
 state = optax.adamw(1e-3).init(params)
 for name, tree in {"weights": params, "gradients": gradients, "optimizer state": state}.items():
     print(f"{name:18}{lj.num_bytes(tree):>14,} bytes{lj.num_bytes(tree) / lj.num_bytes(params):>8.2f} x")
+assert sum(map(lj.num_bytes, (params, gradients, state))) == 4 * lj.num_bytes(params) + 4  # the count of steps
 
 # %% [markdown]
 # <details><summary>Why four times?</summary>
@@ -164,6 +179,7 @@ for name, tree in {"weights": params, "gradients": gradients, "optimizer state":
 # %%
 weight, update = jnp.bfloat16(1.0), jnp.bfloat16(0.001)
 print("bfloat16:", weight + update, "  float32:", jnp.float32(weight) + jnp.float32(update))
+assert weight + update == weight
 
 # %% [markdown]
 # ### Exercise 2.2: the bytes that AdamW holds (10 minutes, difficulty 2 of 3)
@@ -255,8 +271,16 @@ axes.set_xticks(range(0, 2049, 64), minor=True)
 axes.grid(alpha=0.3)
 axes.legend(loc="upper left")
 plt.show()
+assert at_length(576)["saved activations"] < held.static < at_length(640)["saved activations"]
+assert at_length(2048, remat=True)["saved activations"] < held.static
 
 # %% [markdown]
+# <details><summary>From which length on</summary>
+#
+# From about 600 tokens on: the black line crosses the upper one between 576 and 640. With rematerialized blocks it
+# does not get there at all in this picture.
+# </details>
+#
 # ## 4. The fullest moment
 #
 # A step's arguments (weights, AdamW's state, the batch) lie there from its beginning to its end. Beside them arrays
@@ -283,13 +307,14 @@ print(f"arguments: {size(arguments)}")
 layers, head, embedding = lj.num_bytes(step.trainable["layers"]), 4 * V * D, e * V * D
 update = layers + head + embedding
 print(f"{size(layers)} + {size(head)} + {size(embedding)} = {size(update)}; the weights: {size(ledger['weights'])}")
+assert head == 2 * embedding and update > ledger["weights"]
 
 # %% [markdown]
 # <details><summary>Which gradient is larger than its weight</summary>
 #
-# The head's. Chunks of the loss are added up to it, one after the other, and a sum of so many terms is kept in float32,
-# 4 bytes a number; it is rounded when it is whole. The embedding's gradient comes last, when the gradient has gone back
-# through all layers.
+# They take more: the head's is larger. Chunks of the loss are added up to it, one after the other, and a sum of so
+# many terms is kept in float32, 4 bytes a number; it is rounded when it is whole. The embedding's gradient comes last,
+# when the gradient has gone back through all layers.
 # </details>
 #
 # **The loss.** The last product of the model is the widest: *logits*, a number for every token of the vocabulary at
@@ -304,13 +329,15 @@ saved = activations.kept_by_layers(eight, step.trainable)
 zeros = layers + embedding  # what is still to be filled
 at_loss = saved + 3 * N * D * e + 2 * chunk * V * e + head + e * V * D + zeros
 print(f"saved by the layers {size(saved)}; with all that the loss adds {size(at_loss)}")
+assert (N, V) == (16_384, 84_000)
 
 # %% [markdown]
 # <details><summary>Why a chunk is enough, and what the loss adds</summary>
 #
-# The loss of one position needs only that position's logits. The package's loss (`cross_entropy.py`) makes them for
-# some hundred positions at a time, forms their part of the gradient at once, adds it to the gradient of the head and
-# forgets them. Other implementations make all logits at once; then they are often the largest single array of a step.
+# All of them are 16,384 times 84,000 numbers of four bytes, 5.51 GB. But the loss of one position needs only that
+# position's logits. The package's loss (`cross_entropy.py`) makes them for some hundred positions at a time, forms
+# their part of the gradient at once, adds it to the gradient of the head and forgets them. Other implementations make
+# all logits at once; then they are often the largest single array of a step.
 #
 # So these lie there: all that the layers saved; three arrays as wide as the stream (what leaves the last block, its
 # norm, and the gradient that will go back); the logits of one chunk with their gradient, in bfloat16; the head's
@@ -381,14 +408,14 @@ for name, number in moments.items():
 fullest = max(moments, key=moments.get)
 assert (fullest, moments[fullest]) == peak.temporary(eight, step.trainable)
 print(f"the package's estimate: {size(estimate(eight).total)}")
+assert fullest == "layers" and peak.temporary(setup, step.trainable)[0] == "loss"
 
 # %% [markdown]
-# <details><summary>What else stands on that page</summary>
+# <details><summary>Which it is, and what else stands on that page</summary>
 #
-# Attention's working set, which is the larger one in this model where nothing is rematerialized; and other ways to
-# train, which notebook 04 comes to. With few tokens the update can be the fullest moment, and with adapters the loss.
-# In a ledger gradients and saved activations have rows of their own, which are exact, and what the fullest moment
-# takes beyond both is called workspace.
+# The layers here; with one sequence it is the loss, since less is saved. The page also has attention's working set,
+# and other ways to train, which notebook 04 comes to. In a ledger gradients and saved activations have rows of their
+# own, which are exact, and what the fullest moment takes beyond both is called workspace.
 # </details>
 #
 # Now everything together, for the large model. We take the ledger apart: AdamW's state is its two moments `mu` and
@@ -434,6 +461,22 @@ axes.invert_yaxis()
 plt.show()
 
 # %% [markdown]
+# Which parts differ from one bar to the next, by program:
+
+# %%
+found = [parts(one) for one in bars.values()]
+for before, now in pairwise(found):
+    print([part for part in looks if before[part] != now[part]])
+assert found[2]["saved activations"] > 5 * found[1]["saved activations"]
+
+# %% [markdown]
+# <details><summary>Why these</summary>
+#
+# Weights, gradients and moments are as many as there are parameters, whatever the batch. Eight times the tokens are
+# eight times what is saved of them; and where nothing is rematerialized, each block saves all its arrays instead of
+# one. The estimate is of what comes and goes, so that it changes too.
+# </details>
+#
 # ## 5. Compiled, not only multiplied out
 #
 # A count can be wrong. So we hand the real training step of the large model, the same `make_step` that notebook 01
@@ -454,13 +497,15 @@ for row in ("weights", "optimizer state", "batch"):
     print(f"{row:18}{ledger[row]:>18,}{plan.ledger[row]:>18,}")
 arguments = ledger["weights"] + ledger["optimizer state"] + ledger["batch"]
 print(f"{'all arguments':18}{arguments:>18,}{plan.argument:>18,}")
+assert plan.argument == arguments
 print(f"the difference: {plan.argument - arguments} bytes; written in place of what came in: {plan.alias:,} bytes")
 
 # %% [markdown]
 # <details><summary>What was compared, and what was not</summary>
 #
-# The arguments are exact: their shapes and dtypes decide, and the compiler has no say. The new weights and the new
-# state are written where the old ones were, because the step *donates* them; without that, both would be there twice.
+# By none. The arguments are exact: their shapes and dtypes decide, and the compiler has no say. The new weights and
+# the new state are written where the old ones were, because the step *donates* them; without that, both would be there
+# twice.
 #
 # What the step needs between its arguments and its results (gradients, activations, workspaces) is the compiler's own
 # plan, and a CPU's is not a GPU's: it works bfloat16 products in float32, and needs room for that.
@@ -472,15 +517,20 @@ print(f"the difference: {plan.argument - arguments} bytes; written in place of w
 
 # %% tags=["timing"]
 for name, one in {"8 sequences": eight, "nothing rematerialized": replace(eight, remat=False)}.items():
-    one = replace(one, dtype="float32")
-    planned, ours = compiler.plan(one, "cpu").needed, estimate(one).total
-    print(f"{name:24}plan {size(planned, ',.2f')}, estimate {size(ours, ',.2f')}: {ours / planned - 1:+.2%}")
+    wide = replace(one, dtype="float32")
+    planned, ours = compiler.plan(wide, "cpu"), estimate(wide).total
+    off = f"{ours / planned.needed - 1:+.2%}"
+    print(f"{name:24}plan {size(planned.needed, ',.2f')}, estimate {size(ours, ',.2f')}: {off}")
+    held = sum(number for role, number in planned.roles.items() if role.startswith("gradients"))
+    print(f"    {ours / estimate(one).total:.3f} times the bfloat16 estimate; the plan has {size(held)} of gradients")
+    assert 1.98 < ours / estimate(one).total < 2 and 4 * steps.parameters(big) == 400 * 10**9
 
 # %% [markdown]
 # <details><summary>Why nearly twice, and where a CPU's plan is another</summary>
 #
-# Nearly all arrays of a step have the model's dtype; the head's gradient is float32 either way. With rematerialized
-# blocks a CPU's plan is fullest in the update, where some gradients lie a second time. Notebook 04 goes on from here:
+# Nearly all arrays of a step have the model's dtype; the head's gradient is float32 either way. All gradients together
+# are 400 GB in float32. Where a CPU's plan has more for them, some lie there a second time, and the estimate, which is
+# of plans for GPUs, falls short of it. Notebook 04 goes on from here:
 # to how far off the estimate is from plans for a GPU, and to what a device really used.
 # </details>
 #
@@ -497,8 +547,14 @@ copied = checkpoint_of(steps.build(replace(setup, master=True)))
 kinds = {"weights alone": stored.bytes, "to go on": stored.resumable, "to go on, with a master copy": copied.resumable}
 for name, number in kinds.items():
     print(f"{name:30} one {size(number):>9}   ten {size(10 * number):>9}")
+assert 10 * stored.bytes == 2 * 10**12 and stored.resumable > 2.9 * stored.bytes
 
 # %% [markdown]
+# <details><summary>How many</summary>
+#
+# Ten times 200 GB, which is 2 TB. To go on from a checkpoint takes three times as much: AdamW's two moments besides.
+# </details>
+#
 # On its way a checkpoint leaves the card for the host's memory, and the memory for a disk, or for a network.
 # `hardware.py` holds the speeds, each with its source and date; some were measured by somebody, others are what a
 # specification promises.
@@ -506,7 +562,7 @@ for name, number in kinds.items():
 # %%
 print(f"{'':30}{'GB/s':>8}{'one':>10}{'ten':>10}{'to go on':>10}")
 for one in transfers(stored, ["pcie4", "pcie5"]):
-    times = f"{seconds(one.one):>10}{seconds(one.ten):>10}{seconds(one.resumable):>10}"
+    times = f"{duration(one.one):>10}{duration(one.ten):>10}{duration(one.resumable):>10}"
     print(f"{one.hop.name:30}{one.hop.speed / 1e9:>8.4g}{times}  {one.hop.kind}, {one.hop.source.date}")
 
 # %% [markdown]
@@ -594,9 +650,16 @@ print(f"to this disk {disk / 1e9:.2f} GB/s (the middle one); within this memory 
 
 # %% tags=["timing"]
 for name, number in kinds.items():
-    print(f"{name:30}{number / disk / 60:>8.1f} minutes, ten {10 * number / disk / 3600:>6.1f} hours")
+    print(f"{name:30}{duration(number / disk):>10}, ten {duration(10 * number / disk):>10}")
+assert math.isclose(stored.resumable / stored.bytes, 3, rel_tol=1e-6)
 
 # %% [markdown]
+# <details><summary>How to work it out</summary>
+#
+# Bytes over bytes a second. Only the speed is your machine's: to save all that is needed to go on takes three times as
+# long on any, since the two moments go along with the weights.
+# </details>
+#
 # Your disk beside the others. The scale is logarithmic: each labelled tick is ten times the one before.
 
 # %% tags=["timing", "figure"]
@@ -693,8 +756,8 @@ for name, one in bars.items():
 # %%
 slowest = min(hardware.DISKS.values(), key=lambda hop: hop.speed)
 one_save = stored.resumable / slowest.speed
-dollars = planner.run_dollars(fares["h100"], one_save, 10)
-print(f"{slowest.name}: {one_save:.0f} s a save; ten saves keep the H100s waiting for ${dollars:.2f}")
+waiting = planner.run_dollars(fares["h100"], one_save, 10)
+print(f"{slowest.name}: {duration(one_save)} a save; ten saves keep the H100s waiting for ${dollars(waiting)}")
 
 # %% [markdown]
 # For a model and a card of your own, the command line writes the whole plan, with the estimate included:

@@ -92,9 +92,19 @@ noise = np.random.default_rng(0).standard_normal(query.shape)
 noise *= np.linalg.norm(query) / np.linalg.norm(noise)
 noise_values = np.linalg.svd(noise, compute_uv=False)
 print("the first eight, the change:", values[:8].round(2), " noise:", noise_values[:8].round(2))
+for name, found in (("the change", values), ("noise", noise_values)):
+    shares = {rank: np.sum(found[:rank] ** 2) / np.sum(found**2) for rank in (24, 96)}
+    print(f"{name}: the largest 24 hold {shares[24]:.0%} of the squared norm, the largest 96 {shares[96]:.0%}")
+    assert (shares[24] > 0.5) == (name == "the change") and shares[96] > 0.5
 
 # %% [markdown]
-# Noise of the same norm is drawn beside it, since even noise does not spread its norm evenly.
+# <details><summary>How many it takes</summary>
+#
+# All alike, it would take half of them, 96. The change takes fewer than 24. Noise of the same norm lies between: it
+# takes more than 24, but fewer than 96, since even noise does not spread its norm evenly.
+# </details>
+#
+# The picture has both: the singular values, and the share that the largest hold together.
 
 # %% tags=["figure"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
@@ -138,12 +148,14 @@ for name, stacked in blocks.items():
     held = np.cumsum(np.linalg.svd(np.asarray(stacked[3]), compute_uv=False) ** 2)
     half, most = (int(np.searchsorted(held, part * held[-1])) + 1 for part in (0.5, 0.9))
     print(f"{name:10} {stacked[3].shape!s:>10}  rank {half:5}  rank {most:6}")
+    assert half < min(stacked[3].shape) / 8 and most > 4
 
 # %% [markdown]
-# <details><summary>What the picture says, and what it does not</summary>
+# <details><summary>What the table says, and what it does not</summary>
 #
-# The change is neither of rank 1 nor spread like noise: a few directions stand out, and a long tail follows. Whether
-# the tail matters for the *loss* is another question, and the one that counts. It is next.
+# No change is of rank 1, and none is spread like noise: in each, fewer than an eighth of the directions hold half, and
+# a long tail follows. Whether the tail matters for the *loss* is another question, and the one that counts. It is
+# next.
 # </details>
 #
 # ## 2. What the tail is worth
@@ -175,9 +187,11 @@ ranks = (0, 1, 2, 4, 8, 16, 32, 64, 192)
 losses = [float(evaluate(with_rank(rank), None, held_out[0])) for rank in ranks]
 for rank, loss in zip(ranks, losses, strict=True):
     print(f"rank {rank:3}: {loss:.2f} nats a token, {(losses[0] - loss) / (losses[0] - losses[-1]):.0%} of the way")
+assert losses[0] - losses[ranks.index(8)] > 0.9 * (losses[0] - losses[-1])
+assert losses[0] - losses[ranks.index(1)] > 0.5 * (losses[0] - losses[-1])
 
 # %% [markdown]
-# The same as a picture, over the share of the squared norm that was kept.
+# The same as a picture, over the rank that was kept. The ranks stand at equal distances, not to scale.
 
 # %% tags=["figure"]
 figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -189,13 +203,14 @@ axes.set_title("The first few directions do nearly all the work")
 plt.show()
 
 # %% [markdown]
-# <details><summary>Why that is</summary>
+# <details><summary>How much, and why</summary>
 #
-# A gradient step moves a matrix by $x^\top dy$, which has at most as many directions as there are tokens in a batch,
-# and far fewer that many tokens agree on. What they agree on adds up step by step and is what lowers the loss; the
-# rest is probably mostly the noise of small batches, made large by Adam, which gives every entry a step of about the
-# same size. That is one explanation of what the last cell showed, and is not tested here. So look for the change among
-# matrices of low rank to begin with, and save the rest.
+# More than nine tenths of it; rank 1 alone goes more than half of the way. A gradient step moves a matrix by $x^\top
+# dy$, which has at most as many directions as there are tokens in a batch, and far fewer that many tokens agree on.
+# What they agree on adds up step by step and is what lowers the loss; the rest is probably mostly the noise of small
+# batches, made large by Adam, which gives every entry a step of about the same size. That is one explanation of what
+# the last cell showed, and is not tested here. So look for the change among matrices of low rank to begin with, and
+# save the rest.
 # </details>
 #
 # ## 3. LoRA
@@ -231,10 +246,8 @@ key = jax.random.split(jax.random.key(0), 5)
 x, w = jax.random.normal(key[0], (6, 10)), jax.random.normal(key[1], (10, 14))
 one = LoRA(a=jax.random.normal(key[2], (10, 3)), b=jax.random.normal(key[3], (3, 14)), scaling=jnp.float32(2.0))
 y = x @ lj.Adapted(w, one)
-print(
-    "differs from the dense product by",
-    float(jnp.abs(y - (x @ w + 2.0 * x @ (one.a @ one.b))).max()) < 1e-4 and "rounding",
-)
+assert jnp.abs(y - (x @ w + 2.0 * x @ (one.a @ one.b))).max() < 1e-4
+print("differs from the dense product by rounding")
 
 # %% [markdown]
 # ### Exercise 3.3: a pytree of its own (15 minutes, difficulty 2 of 3)
@@ -273,15 +286,23 @@ print(jax.tree.map(jnp.shape, adapters["layers"]["self_attn"]["q_proj"]))
 print(f"{lj.count(adapters):,} of {lj.count(params):,} parameters train: {lj.count(adapters) / lj.count(params):.1%}")
 
 # %% [markdown]
-# The count by hand: each matrix costs $R\,(\text{in} + \text{out})$. And with `b` at zero the model is still the base.
+# The count by hand: each matrix costs $R\,(\text{in} + \text{out})$ a layer. And with `b` at zero the model is still
+# the base.
 
 # %%
 by_hand = sum(w.shape[0] * 8 * (w.shape[1] + w.shape[2]) for w in blocks.values())
-assert by_hand == lj.count(adapters)
+assert by_hand == lj.count(adapters) == 6 * 8 * 3392 == 162_816
 start, base = lj.attach(params, adapters, constants), lj.forward(config, params, held_out[0]["tokens"])
 print("the start is the base, to the bit:", bool(jnp.all(lj.forward(config, start, held_out[0]["tokens"]) == base)))
+assert jnp.all(lj.forward(config, start, held_out[0]["tokens"]) == base)
 
 # %% [markdown]
+# <details><summary>How many train</summary>
+#
+# `q_proj` and `o_proj` have 192 + 192 rows and columns, `k_proj` and `v_proj` 192 + 64, the three of the feed-forward
+# 192 + 512: together 3,392, times rank 8, times 6 layers: 162,816.
+# </details>
+#
 # ## 4. The gradient, over the adapters alone
 #
 # `jax.grad` differentiates by the first argument. The adapters are that argument, so its result is a tree like
@@ -305,12 +326,13 @@ print(f"{lj.num_bytes(gradients) / 1e6:.1f} MB of gradients; full fine-tuning ha
 first = gradients["layers"]["self_attn"]["q_proj"]
 print("largest entry of the gradient of a:", float(jnp.abs(first.a).max()))
 print("is that of b zero?", not bool(jnp.any(first.b)))
+assert not jnp.any(first.a) and jnp.any(first.b)
 
 # %% [markdown]
 # <details><summary>Why</summary>
 #
-# $A$ acts through $B$, and $B$ is zero: no change of $A$ changes anything yet. $B$ moves first, and from the second
-# step on both do. Were both zero, nothing would ever move.
+# That of `a`. $A$ acts through $B$, and $B$ is zero: no change of $A$ changes anything yet. $B$ moves first, and from
+# the second step on both do. Were both zero, nothing would ever move.
 # </details>
 #
 # ### Exercise 3.4: the gradients by hand (15 minutes, difficulty 3 of 3)
@@ -361,11 +383,12 @@ poet = lj.fit(
     progress=False,
 )
 print(f"LoRA: {poet.evaluations[0][1]:.2f} -> {poet.evaluations[1][1]:.2f} nats a token; full: {after:.2f}")
+assert after < poet.evaluations[1][1] < poet.evaluations[0][1]
 
 # %% [markdown]
-# Is the rest of the way a matter of rank? Full fine-tuning also trained the embedding, which LoRA left alone here. Take
-# the fully tuned model without its change to embedding and norms, and give it back a piece at a time: the embedding's
-# row for the end of a line, then the whole embedding.
+# LoRA stays behind. Is that a matter of rank? Full fine-tuning also trained the embedding, which LoRA left alone here.
+# Take the fully tuned model without its change to embedding and norms, and give it back a piece at a time: the
+# embedding's row for the end of a line, then the whole embedding.
 
 # %%
 matrices_only = {
@@ -375,16 +398,19 @@ matrices_only = {
 before, tuned_rows = params["embed_tokens"], tuned.trainable["embed_tokens"]  # (V, D)
 end = tokenizer.encode("\n")[0]
 tables = {"alone": before, "and one row": before.at[end].set(tuned_rows[end]), "and the embedding": tuned_rows}
-for name, rows in tables.items():
-    found = evaluate({**matrices_only, "embed_tokens": rows}, None, held_out[0])
-    print(f"full fine-tuning, the matrices' change {name:18}{found:.2f} nats a token")
+found = {name: evaluate({**matrices_only, "embed_tokens": rows}, None, held_out[0]) for name, rows in tables.items()}
+for name, value in found.items():
+    print(f"full fine-tuning, the matrices' change {name:18}{value:.2f} nats a token")
+assert found["alone"] > found["and one row"] > found["and the embedding"]
+assert found["alone"] > poet.evaluations[1][1]
 
 # %% [markdown]
-# <details><summary>Why LoRA is ahead now</summary>
+# <details><summary>What the gap is</summary>
 #
-# A story holds no line's end, so the embedding's row for it was never taught, and verse is full of it. But that row
-# alone closes only a part of the gap. Full fine-tuning moved embedding and matrices together, and each relies on the
-# other; LoRA had only the matrices, and found what they can do alone.
+# Without its embedding, full fine-tuning is behind LoRA: it moved embedding and matrices together, and each relies on
+# the other, while LoRA had only the matrices, and found what they can do alone. A story holds no line's end, so the
+# embedding's row for it was never taught, and verse is full of it; but that row closes only a part of the gap. So rank
+# is not all of it: what LoRA leaves alone matters too.
 # </details>
 #
 # ## 6. The merge
@@ -421,13 +447,14 @@ assert jnp.all(xs.reshape(6, 10) @ adapted == xs.reshape(6, 10) @ adapted.merged
 print("attached and merged are equal to the bit")
 
 # %% [markdown]
-# Real numbers are rounded. In float32 that is harmless: the logits move by far less than the model is sure of.
+# Real numbers are rounded. In float32 that is harmless, as the logits show.
 
 # %%
 together = lj.forward(config, lj.attach(params, poet.trainable, constants), held_out[0]["tokens"])
 merged = lj.merge(params, poet.trainable, constants)
 apart = jnp.abs(lj.forward(config, merged, held_out[0]["tokens"]) - together).max() / jnp.abs(together).max()
-print("the logits differ by less than a thousandth of a percent of the largest:", bool(apart < 1e-5))
+assert apart < 1e-5
+print("the logits differ by less than a thousandth of a percent of the largest")
 
 # %% [markdown]
 # **Predict:** bfloat16 keeps 8 bits of a number, so neighbours are up to one part in 128 apart. After how small a
@@ -443,13 +470,22 @@ for size in (1e-1, 1e-2, 1e-3):
     moved = (weight + small).astype(jnp.bfloat16) - weight
     lost = jnp.linalg.norm(moved.astype(jnp.float32) - small) / jnp.linalg.norm(small)
     print(f"an update of {size:.1%} of the weight: {jnp.mean(moved != 0):4.0%} of the entries move; error {lost:.0%}")
+assert jnp.mean(moved != 0) < 0.5 < lost  # of the smallest
+first, last = jnp.bfloat16(1.0), jnp.bfloat16(1.9921875)  # the first and the last before the spacing doubles, at 2
+for number, moves, stays in ((first, 1 / 250, 1 / 257), (last, 1 / 500, 1 / 513)):
+    after_it = [jnp.bfloat16(jnp.float32(number) * (1 + share)) for share in (moves, stays)]
+    assert after_it[0] != number == after_it[1]
 
 # %% [markdown]
-# <details><summary>What follows</summary>
+# <details><summary>After how small a change, and what follows</summary>
 #
-# Even added in float32 and rounded once, as here, a small update arrives in bfloat16 as a few entries that jump to
-# their neighbour and many that do not move at all. Attached, the update is kept as it was trained, and is added to the
-# product in float32. A small adapter that matters is better left attached, or merged into weights of float32.
+# A weight moves if the change is more than half of the distance to its neighbour: one part in 256 just above a power
+# of two, where neighbours are one part in 128 apart, and one part in 512 just below, where they are closer.
+#
+# So even added in float32 and rounded once, as here, the smallest of these updates arrives in bfloat16 as some entries
+# that jump to their neighbour and more that do not move at all. Attached, the update is kept as it was trained, and is
+# added to the product in float32. A small adapter that matters is better left attached, or merged into weights of
+# float32.
 # </details>
 #
 # ## What you saw

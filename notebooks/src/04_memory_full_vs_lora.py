@@ -39,10 +39,10 @@ from lora_jax.exercises.memory import at_batch, brought
 from lora_jax.memory import activations, explorer, hardware, peak, planner, residuals, steps, zoo
 from lora_jax.memory.compiled import compiler
 from lora_jax.memory.estimate import estimate
-from lora_jax.memory.ledger import size
 from lora_jax.memory.measured import device
 from lora_jax.memory.plots import bar
 from lora_jax.memory.setup import Setup, ways
+from lora_jax.memory.units import dollars, duration, size
 from lora_jax.plots import COLOURS, TITLES
 
 # %% [markdown]
@@ -66,14 +66,15 @@ ledgers = {way: estimate(setup) for way, setup in ways(large).items()}
 print(f"{'':24}" + "".join(f"{TITLES[way]:>18}" for way in ledgers))
 for row in ("weights", "quantization constants", "adapters", "gradients", "optimizer state"):
     print(f"{row:24}" + "".join(f"{size(ledger[row]) if ledger[row] else '-':>18}" for ledger in ledgers.values()))
-fewer = ledgers["full"]["gradients"] / ledgers["lora"]["gradients"]
-print(f"gradients: {fewer:.0f} times less")
+print(f"gradients: {ledgers['full']['gradients'] / ledgers['lora']['gradients']:.0f} times less")
+assert all(150 < ledgers["full"][row] / ledgers["lora"][row] < 250 for row in ("gradients", "optimizer state"))
 
 # %% [markdown]
 # <details><summary>What the rows say</summary>
 #
-# LoRA holds one gradient and two moments for each number *that trains*, and hardly any do. Its weights are those of the
-# base: frozen, they are still read in every step. QLoRA goes at that row, which is all that is left to go at.
+# Gradients and optimizer state shrink about 200 times, the weights not at all. LoRA holds one gradient and two moments
+# for each number *that trains*, and hardly any do. Its weights are those of the base: frozen, they are still read in
+# every step. QLoRA goes at that row, which is all that is left to go at.
 # </details>
 #
 # ### Exercise 4.1: what LoRA trains, in bytes (10 minutes, difficulty 1 of 3)
@@ -177,13 +178,19 @@ for name, setup in {"stories-2.8m": small, "100b": large}.items():
         ledger, kept = estimate(one), residuals.residuals(one)
         print(f"{name:14}{way:8}{ledger['saved activations']:>16,} counted", end="")
         print(f"{kept['saved activations']:>16,} by autodiff")
+        assert ledger["saved activations"] == kept["saved activations"]
+    full, lora = (estimate(ways(setup)[way])["saved activations"] for way in ("full", "lora"))
+    tokens, numbers = setup.batch * setup.length, setup.config.hidden_size * jnp.dtype(setup.dtype).itemsize
+    assert full - lora == tokens * numbers + 4 * tokens  # the normed stream, and an int32 for each token
+    assert 0.01 < 1 - lora / full < 0.02
 
 # %% [markdown]
-# <details><summary>Why LoRA keeps as much</summary>
+# <details><summary>Why LoRA keeps nearly as much</summary>
 #
-# To reach an adapter in the first layer, the gradient passes back through every layer above it, frozen or not, and
-# needs what those layers computed. Full fine-tuning keeps two arrays more, both outside the layers: the normed stream
-# behind the last block, and the token ids, which say whose row of the embedding gets a gradient.
+# It keeps between 1 and 2 % less. To reach an adapter in the first layer, the gradient passes back through every layer
+# above it, frozen or not, and needs what those layers computed. Full fine-tuning keeps two arrays more, both outside
+# the layers: the normed stream behind the last block, and the token ids, which say whose row of the embedding gets a
+# gradient.
 # </details>
 #
 # What this rung cannot show: how much the compiler needs *beyond* what is kept.
@@ -241,12 +248,14 @@ for way in ("full", "lora"):
 print(f"on {machine['device']} ({machine['platform']}), jax {machine['jax']}")
 if all(used.values()):
     print(f"LoRA used {1 - used['lora'] / used['full']:.0%} less")
+for one in (estimate(setup) for setup in ways(small).values()):
+    assert one["saved activations"] > 0.5 * one.total and one.static < 0.2 * one.total
 
 # %% [markdown]
 # <details><summary>Why so little, and why plan and use differ</summary>
 #
-# The model is small and the batch is not: nearly all of the step is saved activations, which LoRA does not touch. What
-# it saves is in the static rows, and in a small model these are small.
+# The model is small and the batch is not: by the estimate more than half of the step is saved activations, which LoRA
+# does not touch. What it saves is in the static rows, and these are less than a fifth.
 #
 # On a CPU the count is rough. It includes whatever the process's own allocator and threads hold, which weighs the more
 # the smaller the step is.
@@ -317,15 +326,23 @@ matrix = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)
 for double in (False, True):
     shapes = jax.eval_shape(lambda w, double=double: quantize.nf4(w, double), matrix)
     print(f"double quantization {double!s:6} {8 * lj.num_bytes(shapes) / 4096**2:.3f} bits a weight")
-llama = Setup(zoo.config("llama3.1-8b"), options={"rank": 16})
-base = {way: lj.num_bytes(steps.build(setup).params) for way, setup in ways(llama).items()}
-print(f"Llama-3.1-8B: {size(base['lora nf4'])} of {size(base['lora'])}")
 
 # %% [markdown]
-# <details><summary>Why it is more than a quarter</summary>
+# And the whole model, by the shapes of its arrays:
+
+# %%
+llama = Setup(zoo.config("llama3.1-8b"), options={"rank": 16})
+base = {way: lj.num_bytes(steps.build(setup).params) for way, setup in ways(llama).items()}
+ends = 2 * 2 * llama.config.vocab_size * llama.config.hidden_size  # embedding and head, two bytes a number
+print(f"Llama-3.1-8B: {size(base['lora nf4'])} of {size(base['lora'])}; embedding and head are {size(ends)} of both")
+assert llama.config.vocab_size == 128_256 and base["lora nf4"] > base["lora"] / 3 and ends > base["lora nf4"] / 3
+
+# %% [markdown]
+# <details><summary>How many bits, and why more than a quarter</summary>
 #
-# Only the layers' matrices are quantized. Embedding, head and norms stay in 16 bits, and with a vocabulary of 128,256
-# the first two are no small part.
+# 4.5 bits, or 4.127 with double quantization; but the model shrinks to more than a third. Only the layers' matrices
+# are quantized. Embedding, head and norms stay in 16 bits, and with a vocabulary of 128,256 the first two are more
+# than a third of what is left.
 # </details>
 #
 # Now all three methods by component, for four models. Solid colours are exact; the hatched part is estimated.
@@ -333,23 +350,37 @@ print(f"Llama-3.1-8B: {size(base['lora nf4'])} of {size(base['lora'])}")
 # **Predict** before you look: in which of the four does LoRA help least?
 
 # %% tags=["figure"]
+less = {}
 figure, panels = plt.subplots(2, 2, figsize=(11, 5.4), layout="constrained")
 for axes, name in zip(panels.flat, ("stories-2.8m", "smollm2-135m", "llama3.1-8b", "100b"), strict=True):
     setups = ways(Setup(zoo.config(name), options={"rank": 16}, batch=4, length=512))
-    for y, (way, one) in enumerate(setups.items()):
-        end = bar(axes, y, way, estimate(one))
-        axes.text(end, y, f" {size(estimate(one).total)}", va="center")
+    found = {way: estimate(one) for way, one in setups.items()}
+    unit, word = (1e9, "GB") if found["full"].total >= 1e9 else (1e6, "MB")
+    for y, (way, ledger) in enumerate(found.items()):
+        end = bar(axes, y, way, ledger, unit)
+        axes.text(end, y, f" {size(ledger.total)}", va="center")
     axes.set_yticks(range(len(setups)), [TITLES[way] for way in setups])
-    axes.set(title=name, xlabel="GB (1e9 bytes) at the peak of a step of 4 x 512 tokens")
-    axes.set_xlim(0, 1.3 * estimate(setups["full"]).total / 1e9)
+    axes.set(title=name, xlabel=f"{word} ({unit:.0e} bytes) at the peak of a step of 4 x 512 tokens".replace("+0", ""))
+    axes.set_xlim(0, 1.3 * found["full"].total / unit)
     axes.invert_yaxis()
+    less[name] = 1 - found["lora"].total / found["full"].total
+    saved = [ledger["saved activations"] for ledger in found.values()]
+    assert max(saved) < 1.02 * min(saved)
 plt.show()
+print("LoRA's peak is lower by", ", ".join(f"{name} {part:.0%}" for name, part in less.items()))
+assert min(less, key=less.get) == "stories-2.8m" and less["100b"] > 0.5
 
 # %% [markdown]
+# <details><summary>Where it helps least</summary>
+#
+# In the smallest, `stories-2.8m`: its weights, and with them its gradients and moments, are few beside what the batch
+# brings. In the largest LoRA takes away more than half of the whole.
+# </details>
+#
 # ## 6. What LoRA does not save
 #
-# The grey in the picture is the batch's. It is nearly the same for all three methods, and it grows with batch and
-# length, while what LoRA saves does not. So there is a batch from which on it matters more. The picture has
+# The grey in the picture is the batch's. It differs by less than 2 % between the three methods, and it grows with
+# batch and length, while what LoRA saves does not. So there is a batch from which on it matters more. The picture has
 # Llama-3.1-8B in bfloat16, sequences of 1,024 tokens, nothing rematerialized, and exact rows alone.
 
 # %% tags=["figure"]
@@ -433,6 +464,7 @@ check("4.5", times_less)
 for name, setup in {"100b": large, "stories-2.8m": small}.items():
     exact = [sum(row.bytes for row in estimate(ways(setup)[way]) if row.exact) for way in ("full", "lora")]
     print(f"{name:14}{size(exact[0]):>10} to {size(exact[1]):>10}: {exact[0] / exact[1]:.2f} times less")
+assert estimate(small)["saved activations"] > estimate(small)["weights"]
 
 # %% [markdown]
 # What does help against activations is a smaller batch, shorter sequences, or rematerialized blocks, whatever the
@@ -440,11 +472,20 @@ for name, setup in {"100b": large, "stories-2.8m": small}.items():
 # not equally wide. By what factor do saved activations shrink?
 
 # %%
+saved = {}
 for remat in (False, True):
-    saved = estimate(replace(llama, batch=4, length=1024, remat=remat))["saved activations"]
-    print(f"rematerialized: {remat!s:6} saved activations {size(saved):>9}")
+    saved[remat] = estimate(replace(llama, batch=4, length=1024, remat=remat))["saved activations"]
+    print(f"rematerialized: {remat!s:6} saved activations {size(saved[remat]):>9}")
+print(f"{saved[False] / saved[True]:.1f} times less")
+assert saved[False] / saved[True] > 10 and llama.config.intermediate_size > 3 * llama.config.hidden_size
 
 # %% [markdown]
+# <details><summary>Why more than nine times</summary>
+#
+# The block's input is as wide as the stream. `gate` and `up` are as wide as the feed-forward, more than three times
+# that, and they are not kept any more.
+# </details>
+#
 # ## 7. The fullest moment, with adapters
 #
 # In notebook 02 a step's peak was its arguments and the fullest of three moments, and by far the most of it were
@@ -472,13 +513,15 @@ few = replace(large, options={"rank": 16, "targets": ["q_proj", "v_proj"]})
 for name, one in {"LoRA": large, "LoRA on q and v": few, "QLoRA on q and v": replace(few, quantize="nf4")}.items():
     wide, held = in_layers(one)
     assert ("layers", held) == peak.temporary(one, steps.build(one).trainable)
+    assert wide == {"LoRA": 11, "LoRA on q and v": 5, "QLoRA on q and v": 8}[name]
     print(f"{name:18}{wide} arrays as wide as F; {size(held)} beside the arguments")
 
 # %% [markdown]
 # <details><summary>Where they come from</summary>
 #
-# Three are the gradients of `gate`, of `up` and of their product. One is the product itself: an adapter on `down_proj`
-# needs it for its own gradient, as the weight did. Two are `gate` and `up`, which are made again.
+# On all matrices it has eleven, more than the six; on q and v alone five. Three are the gradients of `gate`, of `up`
+# and of their product. One is the product itself: an adapter on `down_proj` needs it for its own gradient, as the
+# weight did. Two are `gate` and `up`, which are made again.
 #
 # And five more: where an adapter stands, $x W$ and $(x A) B$ are added up in float32. Before they are rounded, the three
 # gradients take the room of six, and `gate` and `up` that of four. A product with a dequantized $W$ is float32 first
@@ -495,17 +538,21 @@ for name, one in {"LoRA": large, "LoRA on q and v": few, "QLoRA on q and v": rep
 # %%
 smollm2 = zoo.config("smollm2-135m")
 for length in (64, 256, 1024, 2048, 4096):
+    held = {}
     print(f"{length:>5} tokens", end="")
     for attention in ("blockwise", "dense"):
         one = Setup(smollm2, options={"rank": 16}, length=length, remat=True, attention=attention)
-        moment, held = peak.temporary(one, steps.build(one).trainable)
-        print(f"{attention:>10}: {moment:8}{size(held):>9}", end="\n" if attention == "dense" else "")
+        moment, held[attention] = peak.temporary(one, steps.build(one).trainable)
+        print(f"{attention:>10}: {moment:8}{size(held[attention]):>9}", end="\n" if attention == "dense" else "")
+        assert (moment == "loss") == (length == 256)
+assert held["dense"] > 4 * held["blockwise"]  # at the last length
 
 # %% [markdown]
-# <details><summary>Why only there</summary>
+# <details><summary>At which, and why only there</summary>
 #
-# A chunk has 256 tokens at most. With fewer it is smaller; with more it is no larger, and the layers are. The scores
-# are as many as pairs of tokens, so that twice the length is four times the scores, and soon these are nearly all.
+# At 256. A chunk has 256 tokens at most. With fewer it is smaller; with more it is no larger, and the layers are. The
+# scores are as many as pairs of tokens, so that twice the length is four times the scores; at 4,096 tokens they are
+# most of what lies there.
 # </details>
 #
 # All this is an estimate: XLA also pads, fuses and reorders. So it has a margin for what a plan needs beyond it, and a
@@ -520,9 +567,15 @@ print(f"of {size(room)} an estimate may take {size(planner.certain(room))}: the 
 for batch in (1, 2, 3):
     total = estimate(replace(llama, batch=batch)).total
     print(f"{batch} x {llama.length} tokens: {size(total):>8} {planner.verdict(total, room)}")
+    assert planner.verdict(total, room) == (planner.FITS, planner.TOO_CLOSE, planner.DOES_NOT_FIT)[batch - 1]
 print(f"and below {size(peak.SMALL)} the compiler is asked in any case: one array more or less is a large share there")
 
 # %% [markdown]
+# <details><summary>What the verdicts say</summary>
+#
+# Two are too close to tell: the estimate is below what the card has, and with its margin it is not. Three do not fit.
+# </details>
+#
 # Is the margin wide enough? Steps were drawn by chance before the estimate was written for good, and compiled after
 # that, by two versions of JAX, for an H100 that was not there. What follows is read from that record, where every
 # step stands.
@@ -535,8 +588,16 @@ for made, found in record["summary"].items():
     print(made)
     for name, number in found.items():
         print(f"    {name:24}{number:>8.2%}" if isinstance(number, float) else f"    {name:24}{number:>8}")
+    judged = found["of 1 GB and more"]
+    assert judged / 5 < found["under-estimates"] < judged / 2 and found["beyond margin"] < judged / 50
 
 # %% [markdown]
+# <details><summary>How often</summary>
+#
+# Of the steps whose plan has 1 GB or more, which the other lines are about, between a fifth and a half need more than
+# the estimate, and fewer than one in fifty more than the estimate and its margin.
+# </details>
+#
 # The last line of each version counts the plans for which the margin was too narrow: *fits* is an estimate's word and
 # no promise, and where a run that fails would be dear, the compiler is asked there too. Here is each step as a point,
 # by the size of its plan. Under the level dotted line the plan is more than the estimate and its margin; left of the
@@ -579,11 +640,14 @@ def apart(adapters, batch):
 for loss, trains in ((stopped, (params, adapters)), (apart, adapters)):
     print(f"{loss.__name__:10}{lj.num_bytes(jax.eval_shape(jax.grad(loss), trains, batch)):>14,} bytes of gradients")
 print(f"{'weights':10}{lj.num_bytes(params):>14,} bytes\n{'adapters':10}{lj.num_bytes(adapters):>14,} bytes")
+assert lj.num_bytes(params) + lj.num_bytes(adapters) == 12_322_560
 
 # %% [markdown]
-# <details><summary>And what comes after the gradients</summary>
+# <details><summary>The first number, and what comes after the gradients</summary>
 #
-# An optimizer that is given the larger tree also keeps two moments for each of its numbers, all of them zero forever.
+# It is the bytes of the weights and of the adapters together, 12,322,560: a gradient for each, and of the weights all
+# zeros. An optimizer that is given the larger tree also keeps two moments for each of its numbers, all of them zero
+# forever.
 # </details>
 #
 # **A dequantized weight is kept.** Write `x @ w.dense()`, and autodiff keeps the dense matrix for the backward pass. In
@@ -654,8 +718,8 @@ print("prices:", hardware.PRICES["h100"].source.what, hardware.PRICES["h100"].so
 slowest = min(hardware.DISKS.values(), key=lambda hop: hop.speed)
 for one in tickets:
     seconds = one.checkpoint.resumable / slowest.speed
-    dollars = planner.run_dollars(one.dollars_an_hour, seconds, 10)
-    print(f"{TITLES[one.method]:18}{seconds:>8.1f} s a save; ten saves cost ${dollars:.2f} of waiting")
+    waiting = planner.run_dollars(one.dollars_an_hour, seconds, 10)
+    print(f"{TITLES[one.method]:18}{duration(seconds):>8} a save; ten saves cost ${dollars(waiting)} of waiting")
 
 # %% [markdown]
 # A cheaper seat is not a faster one: a QLoRA step dequantizes every matrix on its way, and fewer cards compute fewer

@@ -126,20 +126,22 @@ words = [repr(tokenizer.decode([int(i)])) for i in likeliest]
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
-for i, (temperature, colour) in enumerate({0.3: "#332288", 0.7: "#56B4E9", 1.5: "#E69F00"}.items()):
-    chances = jax.nn.softmax(logits / temperature)
-    axes.bar(np.arange(10) + 0.27 * (i - 1), chances, 0.25, color=colour, label=f"{temperature}")
+chances = {temperature: jax.nn.softmax(logits / temperature) for temperature in (0.3, 0.7, 1.5)}
+for i, (temperature, colour) in enumerate(zip(chances, ("#332288", "#56B4E9", "#E69F00"))):
+    axes.bar(np.arange(10) + 0.27 * (i - 1), chances[temperature], 0.25, color=colour, label=f"{temperature}")
 axes.set_xticks(range(10), words)
 axes.set(ylabel="chance to be drawn", title=f"After “{PROMPTS[1]}”, with k = 10")
 axes.legend(title="temperature", frameon=False)
 plt.show()
+assert chances[0.3][0] > 0.9 > chances[0.7][0] > chances[1.5][0]
 
 # %% [markdown]
-# <details><summary>Why</summary>
+# <details><summary>Which, and why</summary>
 #
-# Dividing by a small temperature stretches the differences between logits, and the softmax turns differences into
-# ratios: the first token takes all. A large temperature does the reverse. At temperature 0 `generate` takes the
-# likeliest token always. The package's own rule is `choose` in `lora_jax/generation.py`.
+# 0.3: the likeliest token is drawn more than nine times of ten there, and at the other two less often. Dividing by a
+# small temperature stretches the differences between logits, and the softmax turns differences into ratios. A large
+# temperature does the reverse. At temperature 0 `generate` takes the likeliest token always. The package's own rule is
+# `choose` in `lora_jax/generation.py`.
 # </details>
 #
 # ## 3. Verse to learn, and two things to measure
@@ -244,6 +246,7 @@ losses["poet"] = held_out_loss(*poet)
 
 # %%
 table(losses)
+assert losses["poet"]["verse"] < losses["base"]["verse"] and losses["poet"]["stories"] > losses["base"]["stories"]
 
 # %% [markdown]
 # <details><summary>What happened to the stories</summary>
@@ -292,6 +295,10 @@ def at_volume(adapter, volume):
 volumes = [0.0, 0.5, 1.0, 1.5]
 known = {0.0: losses["base"], 1.0: losses["poet"]}
 measured = [known.get(volume) or held_out_loss(*at_volume(poet, volume)) for volume in volumes]
+gained = [measured[0]["verse"] - loss["verse"] for loss in measured]
+paid = [loss["stories"] - measured[0]["stories"] for loss in measured]
+print(f"at half volume: {gained[1] / gained[2]:.0%} of what the poet gained, {paid[1] / paid[2]:.0%} of what it paid")
+assert gained[1] > 0.6 * gained[2] > 0 and paid[1] < 0.5 * paid[2] and paid[2] < paid[3]
 
 # %% [markdown]
 # Two curves over the volume, each measured from where the base stands.
@@ -310,9 +317,9 @@ plt.show()
 # %% [markdown]
 # <details><summary>How to read it</summary>
 #
-# Below the grey line is better than the base, above it is worse. At half volume most of the gain on verse is there
-# already, and little of the stories is lost; louder than trained is no better at anything. A fully fine-tuned model
-# has no such knob, unless one kept the old weights as well.
+# Below the grey line is better than the base, above it is worse. At half volume the poet is better than half as good:
+# most of the gain on verse is there already, and less than half of what the stories lose. Louder than trained, the
+# stories lose still more. A fully fine-tuned model has no such knob, unless one kept the old weights as well.
 # </details>
 #
 # **Exercise 5.3** (10 minutes, difficulty 2). Somebody reads the two curves to choose a volume: as good as can be on
@@ -447,9 +454,10 @@ def products(params):
 merged = lj.merge(base, *poet)
 print("attached:", products(lj.attach(base, *poet)) - products(base), "more than the base")
 print("merged:  ", products(merged) - products(base), "more than the base")
+assert products(lj.attach(base, *poet)) == products(base) + 14 and products(merged) == products(base)
 
 # %% [markdown]
-# <details><summary>Why</summary>
+# <details><summary>Why fourteen</summary>
 #
 # Seven matrices in a block carry an adapter, and each brings $x A$ and $(x A) B$. They are thin, and still each must
 # be started and each reads its factors from memory. `merge` adds $s A B$ to $W$ once: then there are only the base's
@@ -483,13 +491,16 @@ for _ in range(4):
         best[name] = min(best[name], time.perf_counter() - start)
 for name, seconds in best.items():
     print(f"{name:10}{1e3 * seconds / steps:6.0f} ms a step")
+programs = {name: forward.lower(config, params, tokens).as_text() for name, params in models.items()}
+assert programs["base"] == programs["merged"] != programs["attached"]
 
 # %% [markdown]
-# <details><summary>What to make of it</summary>
+# <details><summary>Which two, and what to make of it</summary>
 #
-# The merged model has the base's shapes and the base's program, so that a difference between those two is noise, and
-# shows how large noise is on your machine. If attached and base differ by no more than that, this machine cannot show
-# the price of the thin products: the count above can, the clock cannot. On a small model and a CPU that is usual.
+# The base and the merged model: their arrays have the same shapes, and so the program is the same to the letter. A
+# difference between those two is noise, and shows how large noise is on your machine. If attached and base differ by
+# no more than that, this machine cannot show the price of the thin products: the count above can, the clock cannot.
+#
 # Merging gives the knob away, and every merged model is a whole model to keep: merge to serve one task fast, attach to
 # serve many.
 # </details>
@@ -519,26 +530,61 @@ def mix_adapters(one, other, t):
 check("5.5", mix_adapters)
 
 # %% [markdown]
-# The package needs no such function: adapters nest, so that attaching one over the other adds both. Each at half its
-# volume, merged, and asked to write.
+# The package needs no such function: adapters nest, so that attaching one over the other adds both. Here is each at
+# half its volume, nested, and merged.
 
-# %% tags=["sampled"]
+# %%
 half = [at_volume(adapter, 0.5) for adapter in (poet, storyteller)]
 both = lj.attach(lj.attach(base, *half[0]), *half[1])
 mixed = lj.merge(lj.merge(base, *half[0]), *half[1])
-print(f"{opening}{write(mixed)[0]}")
-
-# %% [markdown]
-# Does a half of each read like a half-poem? Nested or merged, the logits are the same up to rounding.
-
-# %%
 nested_logits = forward(config, both, tokens)
 assert jnp.abs(forward(config, mixed, tokens) - nested_logits).max() < 1e-4 * jnp.abs(nested_logits).max()
 print("two adapters in one, and the base still as it was:", fingerprint(base) == untouched)
 
 # %% [markdown]
+# **Predict:** measured on both kinds of text, is the half-and-half mixture half as good as each of its two, at its own
+# kind of text? Or no better than the base at either?
+
+
+# %%
+def plain_loss(params, frozen, batch):
+    return lj.loss(config, params, batch)
+
+
+losses["mixture"] = {name: lj.evaluate(plain_loss, mixed, None, batches) for name, batches in kept.items()}
+table(losses)
+
+# %% [markdown]
+# How much of what the poet gained on verse, and the storyteller on stories, is left in the mixture?
+
+# %%
+gains = {name: {of: losses["base"][of] - loss[of] for of in loss} for name, loss in losses.items()}
+for of, name in (("verse", "poet"), ("stories", "storyteller")):
+    print(f"{of:8} {gains['mixture'][of] / gains[name][of]:.0%} of the {name}'s gain")
+    assert gains["mixture"][of] > 0.25 * gains[name][of] > 0
+both_kinds = {name: loss["verse"] + loss["stories"] for name, loss in losses.items()}
+assert min(both_kinds, key=both_kinds.get) == "mixture" and gains["poet"]["stories"] < 0
+assert all(sum(batch["tokens"].size for batch in batches) >= 2000 for batches in kept.values())
+
+# %% [markdown]
+# <details><summary>What the losses say</summary>
+#
+# The mixture is better than the base at verse and at stories, where the poet had paid for verse with stories. Taking
+# both losses together it is the best of the four, and it cost no training: two files, added. It keeps a good part of
+# what each of the two has learned, as the percentages say; on verse the curve over the volume told as much for half a
+# poet.
+# </details>
+#
+# And one sample, as an illustration. It is 50 tokens drawn by chance from one opening: whatever it looks like, a poem,
+# a story or neither, it measures nothing. The losses above are means over 2,000 tokens and more of each kind.
+
+# %% tags=["sampled"]
+print(f"{opening}{write(mixed)[0]}")
+
+# %% [markdown]
 # **What you saw.** A few minutes of training taught a real model much of the form of verse, and cost it some of its
-# stories: measure both. What was learned is a small file beside a large model that nobody touched, so it can be sent,
+# stories: measure both. Half of that and half of a second adapter made a model that is better than the base at both
+# kinds. What was learned is a small file beside a large model that nobody touched, so it can be sent,
 # swapped, turned down, mixed and dropped. Merging takes the extra products away, and with them the choice.
 #
 # `make demo` trains longer on the same verse. The poet of this notebook lies in `runs/poet` beside it, and from the

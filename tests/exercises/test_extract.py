@@ -11,8 +11,20 @@ STUB = 'def double(x):\n    """x (N,)."""\n    y = 1\n    raise NotImplementedEr
 
 
 def run(tmp_path, source, name="double", is_function=True):
+    """The answer in a .py file."""
     path = tmp_path / "answers.py"
-    path.write_text(source)
+    path.write_bytes(source if isinstance(source, bytes) else source.encode())
+    return value(path, name, is_function)
+
+
+def run_cell(tmp_path, source, name="double", is_function=True):
+    """The answer in a notebook of one cell."""
+    path = tmp_path / "answers.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source}]}))
+    return value(path, name, is_function)
+
+
+def value(path, name="double", is_function=True):
     program = answer_of(statements(path)[0], name, is_function)
     if program is None:
         return None
@@ -53,6 +65,193 @@ def test_what_is_not_written_is_not_found(tmp_path):
     assert run(tmp_path, "guess = None  # your prediction", "guess", False) is None
     assert run(tmp_path, "guess = None\nguess = 2 * 4", "guess", False) == 8
     assert run(tmp_path, "n = 4\nguess = 2 * n\nn = 0", "guess", False) == 8
+
+
+DOUBLE = "def double(x):\n    return 2 * x\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def double(x):\n    %time y = 2 * x\n    return y",
+        "def double(x):\n\t%time y = 2 * x\n\treturn y",
+        "def double(x):\n    y = %time 2 * x\n    return y",
+        "def double(x):\n    %prun -q y = 2 * x\n    return y",
+        "def double(x):\n    %timeit -n 1 -r1 y = 2 * x\n    return y",  # no name of IPython's, but the answer is there
+        "def double(x):\n    y = 2 * x\n    %timeit y = 3 * x\n    return y",  # %timeit binds nothing
+        "def double(x):\n    %timeit z = x / 0\n    return 2 * x",
+        "def double(x):\n    y = []\n    for i in range(2):\n        %time y.append(x)\n    return sum(y)",
+        "def double(x):\n    !ls\n    lines = !ls {x}\n    for line in lines:\n        print(line)\n    return 2 * x",
+        "def double(x):\n    if x > 100:\n        %debug\n    return 2 * x",  # nothing else in a block
+        "def double(x):\n    x?\n    %matplotlib inline\n    return 2 * x",
+        "class Two:\n    %time two = 2\n\ndef double(x):\n    return Two.two * x",
+        "%time two = 2\n%timeit two = 3\ndef double(x):\n    return two * x",
+        "import contextlib\nwith contextlib.nullcontext():\n    %time two = 2\ndef double(x):\n    return two * x",
+        f"{DOUBLE}double?\ndouble??\n?double\n??double\nmath.*sin*?\nx = jnp.sum?\n?",
+        f"x = !ls\na, b = !ls\n!!ls\n!ls \\\n  -l\nhome = %env HOME\n{DOUBLE}",
+        f"%time double(\\\n 3)\n{DOUBLE}/double 3\n,double a b\n;double a b\n",
+        f"%%time\n{DOUBLE}",
+        f"%%timeit -n 1 -r 2\n{DOUBLE}",
+        f"%%capture out --no-stderr\n%%time\n!ls\n{DOUBLE}",
+        f"%%prun -q -l 5\n{DOUBLE}",
+        f"%%memit\n{DOUBLE}",  # an extension's
+        f"\n\n# mine\n\n%%time\n{DOUBLE}",
+        "\n  %%time\n  def double(x):\n      return 2 * x",
+        ">>> def double(x):\n...     return 2 * x\n...\n>>> double(3)",
+        "In [12]: def double(x):\n    ...:     return 2 * x\n    ...:",
+        f"get_ipython().run_cell_magic('time', '', {DOUBLE!r})",
+        "get_ipython().magic('time two = 2')\ndef double(x):\n    return two * x",
+        "%pylab inline\ndef double(x):\n    return np.add(x, x) + zeros(1)[0]",
+        # What looks like a magic and is none.
+        'text = """\n%time 1\n!ls\n"""\ndef double(x):\n    return 2 * x if text == "\\n%time 1\\n!ls\\n" else None',
+        "n = (6\n  %4)\ndef double(x):\n    return x * n",
+        "def double(x):\n    return x * (x \\\n    % 2 + 2)",
+        f"import asyncio\nawait asyncio.sleep(0)\n{DOUBLE}",
+        "double = lambda x: 2 * x;",
+        f"r = '\\d'\n!ls\n{DOUBLE}",
+        f"s = '\ud800'\n{DOUBLE}",
+        DOUBLE.replace("\n", "\r\n") + "!ls\r\n",
+        f"{DOUBLE}\n[double for double in range(3)]",
+        f"two = 2\nif __name__ == '__main__':\n    import sys\n    two = int(sys.argv[99])\n{DOUBLE}".replace(
+            "2 *", "two *"
+        ),
+    ],
+)
+def test_an_answer_is_found_beside_what_only_ipython_reads(source, tmp_path):
+    assert run_cell(tmp_path, source)(4) == 8
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "%time guess = 8",
+        "guess = %time 4 * 2",
+        "%prun guess = 8",
+        "time guess = 8",  # alone in its cell it needs no %
+        "%%time\nguess = 8;",
+        "%%timeit\nguess = 8",
+        "guess = 8\n%timeit guess = 3",
+        "guess = 8\nguess?\nother = guess?",
+        "guess = None\n%time guess = 8",
+        "if __name__ == '__main__':\n    n = 4\n    guess = 2 * n",
+    ],
+)
+def test_a_value_is_found_beside_what_only_ipython_reads(source, tmp_path):
+    assert run_cell(tmp_path, source, "guess", False) == 8
+
+
+@pytest.mark.parametrize("magic", ["bash", "html", "writefile answers.py", "script python", "sh", "python3", "!", "js"])
+def test_a_cell_of_another_program_is_left_alone(magic, tmp_path):
+    path = tmp_path / "it.ipynb"
+    other = {"cell_type": "code", "source": f"%%{magic}\n{DOUBLE.replace('2', '3')}"}
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": DOUBLE}, other]}))
+    assert value(path)(4) == 8
+    other["source"] = f"%%{magic}\nif [ -f x ]; then <b>"
+    path.write_text(json.dumps({"cells": [other]}))
+    found, wrong = statements(path)
+    assert not wrong
+    assert not any(names for names, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("%%time\na = 1\nb = (", "'(' was never closed, line 3"),
+        ("\n\na = 1\n!ls \\\n -l\nb = )", "unmatched ')', line 6"),  # where the learner sees it
+        ('print "x"', "Missing parentheses"),
+        ("for i in x: %time f(i)", "invalid syntax, line 1"),  # IPython does not read it either
+        ("x = %", "invalid syntax"),
+        ("\0", "null bytes"),
+        ("!ls\n" * 4, "IPython cannot read it"),  # it stops after so many, 500 where no test says otherwise
+    ],
+)
+def test_a_cell_that_is_not_python_is_named_and_costs_no_other(source, says, tmp_path, monkeypatch):
+    monkeypatch.setattr("IPython.core.inputtransformer2.TRANSFORM_LOOP_LIMIT", 4)
+    path = tmp_path / "it.ipynb"
+    cells = [{"cell_type": "code", "source": one} for one in ("a = 1", source, DOUBLE)]
+    path.write_text(json.dumps({"cells": cells}))
+    found, wrong = statements(path)
+    assert [set(names) for names, _ in found] == [{"a"}, {"double"}]
+    assert len(wrong) == 1
+    assert wrong[0].startswith("cell 2 is not Python (")
+    assert says in wrong[0]
+
+
+HEADER = "# ---\n# jupyter:\n#   jupytext:\n#     text_representation:\n#       format_name: percent\n# ---\n\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"# %%\n# %time\n{DOUBLE}",
+        f"#%%\n# %%time\n{DOUBLE}",
+        f"# %%\n%%time\n{DOUBLE}",
+        f"# %%\n%%bash\nls -l foo\n# %% [markdown]\n# words\n#%% a title\n{DOUBLE}",
+        "# %%\ndef double(x):\n    # %time y = 2 * x\n    return y",  # a magic that Jupytext wrote as a comment
+        "# %%\ndef double(x):\n    y = 2 * x\n    # %time y = 3 * x\n    return y",  # commented out by hand
+        "# %%\ndef double(x):\n    # %time z = x / 0\n    return 2 * x",
+        f"{HEADER}# %%\ndef double(x):\n    y = 0\n    # y = %time 2 * x\n    return y",
+        f'{HEADER}# %% language="bash"\n# ls -l\n\n# %%\n# %time two = 2\n# !ls\ndef double(x):\n    return two * x',
+        f"{HEADER}# + tags=[]\nx = (\n# -\n\n# +\n{DOUBLE}",
+        f"#!/usr/bin/env python\n\n# In[1]:\n\nget_ipython().run_line_magic('time', 'x')\n\n# In[ ]:\n\n{DOUBLE}",
+        f"# COMMAND ----------\n%md\n# words, and more\n# COMMAND ----------\n{DOUBLE}",
+        f's = """\n# %%\n"""\n{DOUBLE}',  # no cell begins inside a string
+        "def double(x):\n# %%\n    return 2 * x",  # nor inside a function
+        f"%matplotlib inline\n{DOUBLE}",
+        f"{DOUBLE}\nif __name__ == '__main__':\n    print(double(3))\n",
+        "if __name__ == '__main__':\n    def double(x):\n        return 2 * x\n",
+        f"# é\n{DOUBLE}".encode("latin-1"),
+        f"# -*- coding: cp1252 -*-\n# “é”\n{DOUBLE}".encode("cp1252"),
+        f"# é\n{DOUBLE}".encode("utf-16"),
+        f"# é\n{DOUBLE}".encode("utf-8-sig"),
+        DOUBLE.replace("\n", "\r").encode(),
+    ],
+)
+def test_an_answer_is_found_in_any_script(source, tmp_path):
+    assert run(tmp_path, source)(4) == 8
+
+
+def test_a_fault_in_a_script_is_named_by_its_line_in_the_file(tmp_path):
+    path = tmp_path / "it.py"
+    path.write_text("# %%\na = 1\n\n# %% [markdown]\n# words\n\n# %%\nb = (\n\n# %%\nc = 1\n")
+    found, wrong = statements(path)
+    assert [set(names) for names, _ in found] == [{"a"}, {"c"}]
+    assert wrong == ["cell 2 is not Python ('(' was never closed, line 8 of the file)"]
+
+
+@pytest.mark.parametrize(
+    "notebook",
+    [
+        {"cells": [{"cell_type": "code", "source": DOUBLE}]},
+        {"cells": [{"cell_type": "code", "source": DOUBLE.splitlines(keepends=True)}]},
+        {"worksheets": [{"cells": [{"cell_type": "code", "input": DOUBLE, "language": "python"}]}], "nbformat": 3},
+        {"worksheets": [{"cells": []}, {"cells": [{"cell_type": "code", "input": DOUBLE.splitlines(True)}]}]},
+        {"cells": [{"cell_type": "code", "code": DOUBLE}], "nbformat": 1},
+        {"cells": [{"cell_type": "raw", "source": "x = ("}, {"cell_type": "code", "source": DOUBLE}]},
+        {"cells": [{"cell_type": "code"}, None, {"cell_type": "code", "source": DOUBLE}]},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_notebook_of_any_version_is_read(notebook, encoding, tmp_path):
+    path = tmp_path / "IT.IPYNB"
+    path.write_bytes(json.dumps(notebook).encode(encoding))
+    assert value(path)(4) == 8
+
+
+def test_a_cell_without_text_is_named(tmp_path):
+    path = tmp_path / "it.ipynb"
+    cells = [
+        {"cell_type": "markdown"},
+        {"cell_type": "code"},
+        None,
+        "source",
+        {"cell_type": "code", "source": ["a", 2]},
+    ]
+    path.write_text(json.dumps({"cells": cells}))
+    assert statements(path) == ([], [f"cell {number} holds no text" for number in (1, 2, 3, 4)])
+    path.write_text(" \n")
+    with pytest.raises(ValueError, match="it is empty"):
+        statements(path)
 
 
 def test_a_notebooks_cells_are_read_and_its_faults_said(tmp_path):

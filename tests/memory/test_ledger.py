@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_jax.errors import InputError
-from lora_jax.memory.ledger import Ledger, ledger, row_of, size
+from lora_jax.memory.ledger import Ledger, ledger, row_of
 from lora_jax.memory.setup import Setup
 from lora_jax.tuning.pretraining import SMALL
 
@@ -17,28 +17,6 @@ def test_rows_stand_in_one_order_and_add_up():
     assert (found.total, found.static, found["gradients"], found["batch"]) == (2_000_000_015, 2_000_000_003, 3, 0)
     assert Ledger.from_json(json.dumps(found.as_json())) == found
     assert found.as_json()["total"] == found.total
-
-
-def test_bytes_for_a_person():
-    """The article's ten checkpoints of 200 GB are 2.0 TB."""
-    written = {
-        10 * 200 * 10**9: "2.0 TB",
-        200 * 10**9: "200.0 GB",
-        -3 * 10**9: "-3.0 GB",
-        2_500_000: "2.5 MB",
-        999: "1.0 kB",
-        0: "0.0 kB",
-        999_940_000: "999.9 MB",
-        999_950_000: "1.0 GB",
-    }
-    assert {number: size(number) for number in written} == written
-    assert [size(2**n, ".2f", binary=True) for n in (10, 20, 30, 40)] == [
-        "1.00 KiB",
-        "1.00 MiB",
-        "1.00 GiB",
-        "1.00 TiB",
-    ]
-    assert size(300_000, "g") == "300 kB"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ tree comes the statement that defines the answer, then those that define the nam
 from __future__ import annotations
 
 import ast
-import json
-import symtable
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
+
+from lora_jax.exercises.grading import magics
+from lora_jax.exercises.grading.cells import Cell, read
+from lora_jax.exercises.grading.names import Aside, bound, settled, used
 
 Statement = tuple[frozenset[str], ast.stmt]  # the names that a statement at the top level binds, and the statement
 
@@ -18,57 +20,50 @@ Statement = tuple[frozenset[str], ast.stmt]  # the names that a statement at the
 def statements(path: Path) -> tuple[list[Statement], list[str]]:
     """The statements of a .ipynb or .py file, in order, and a sentence for each cell that is not Python.
 
-    Raises ValueError where the file is not a notebook, or not text.
+    IPython's magics, commands and prompts are no fault: `magics.parse` says what comes of them. Raises ValueError where
+    the file is not a notebook, or empty.
     """
-    found: list[Statement] = []
-    wrong: list[str] = []
-    for number, source in enumerate(_cells(path), 1):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "\d" in a string is the learner's, and no reason to stop
+        return _statements(*read(path))
+
+
+def _statements(cells: list[Cell], wrong: list[str]) -> tuple[list[Statement], list[str]]:
+    body: list[ast.stmt] = []
+    for cell in cells:
         try:
-            body = ast.parse(_without_magics(source)).body
+            for node in _parsed(cell):
+                body += _guarded(node) or [node]
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            line = getattr(error, "lineno", None)
-            wrong.append(
-                f"cell {number} is not Python ({getattr(error, 'msg', error)}{f', line {line}' if line else ''})"
-            )
-            continue
-        found += [(frozenset(_bound(node)), node) for node in body]
-    return found, wrong
+            wrong.append(f"cell {cell.number} is not Python ({getattr(error, 'msg', error)}{_place(error, cell)})")
+    return [(frozenset(bound(node)), node) for node in settled(body)], wrong
 
 
-def _cells(path: Path) -> list[str]:
-    text = path.read_bytes().decode("utf-8-sig")
-    if path.suffix == ".ipynb":
-        try:
-            cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-            return ["".join(cell["source"]) for cell in cells]
-        except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError("it is not a notebook") from error
-    # A fault in one cell of a percent-format file must not hide the others.
-    parts: list[list[str]] = [[]]
-    for line in text.splitlines():
-        if line.startswith("# %%"):
-            parts.append([])
-        parts[-1].append(line)
-    return ["\n".join(part) for part in parts]
+def _parsed(cell: Cell) -> list[ast.stmt]:
+    try:
+        return magics.parse(cell.uncommented or cell.source)
+    except (SyntaxError, ValueError):
+        if not cell.uncommented:
+            raise
+    return magics.parse(cell.source)
 
 
-def _without_magics(source: str) -> str:
-    """The source without lines that only Jupyter knows (%magic, !command)."""
-    return "\n".join("" if line.startswith(("%", "!")) else line for line in source.splitlines())
+def _place(error: Exception, cell: Cell) -> str:
+    """The line of a fault, as the learner's editor counts; IPython's transformer may have moved it."""
+    text, line = (getattr(error, "text", None) or "").strip(), int(getattr(error, "lineno", None) or 0)
+    if not line:
+        return ""
+    same = [number for number, one in enumerate(cell.source.split("\n"), 1) if text and one.strip() == text]
+    line = min(same, key=lambda number: abs(number - line), default=line)
+    return f", line {cell.above + line} of the file" if cell.above else f", line {line}"
 
 
-def _bound(node: ast.AST) -> Iterator[str]:
-    """The names that a statement binds where it stands, not inside a function or class."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield node.name
-    elif isinstance(node, ast.Import | ast.ImportFrom):
-        yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
-    elif isinstance(node, ast.Name):
-        if isinstance(node.ctx, ast.Store):
-            yield node.id
-    elif not isinstance(node, ast.Lambda):
-        for child in ast.iter_child_nodes(node):
-            yield from _bound(child)
+def _guarded(node: ast.stmt) -> list[ast.stmt]:
+    """What stands under `if __name__ == "__main__":`, for a run by hand: another place of a name goes before it."""
+    guards = ("__name__ == '__main__'", "'__main__' == __name__")
+    if not isinstance(node, ast.If) or node.orelse or ast.unparse(node.test) not in guards:
+        return []
+    return [ast.copy_location(Aside(node.test, [inner], []), inner) for inner in node.body]
 
 
 def answer_of(found: list[Statement], name: str, is_function: bool) -> ast.Module | None:
@@ -84,14 +79,14 @@ def answer_of(found: list[Statement], name: str, is_function: bool) -> ast.Modul
     # A function sees the names as they are at the end of the file; a value, as they were when it was worked out.
     end = len(found) if isinstance(found[at][1], ast.FunctionDef) else at
     seen = {name} if end > at or _replaces(found[at], name) else set()
-    wanted = _used(found[at][1]) | {name}
+    wanted = used(found[at][1]) | {name}
     while wanted - seen:
         new = min(wanted - seen)
         seen.add(new)
         for i in reversed(range(end)):
             if new in found[i][0]:
                 chosen.add(i)
-                wanted |= _used(found[i][1])
+                wanted |= used(found[i][1])
                 if _replaces(found[i], new):
                     break
     stars = {i for i, (names, _) in enumerate(found) if "*" in names}  # from jax.numpy import *: any name may be theirs
@@ -116,17 +111,5 @@ def _replaces(statement: Statement, name: str) -> bool:
     """Whether what the name was before no longer matters after this statement."""
     node = statement[1]
     if isinstance(node, ast.Assign | ast.AnnAssign):
-        return name not in _used(node)
+        return name not in used(node)
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom)
-
-
-def _used(node: ast.stmt) -> set[str]:
-    """The names that a statement takes from the top level, those inside its functions included."""
-
-    def walk(table: symtable.SymbolTable) -> Iterator[str]:
-        top = table.get_type() == "module"
-        yield from (s.get_name() for s in table.get_symbols() if (s.is_referenced() if top else s.is_global()))
-        for child in table.get_children():
-            yield from walk(child)
-
-    return set(walk(symtable.symtable(ast.unparse(node), "answer", "exec")))

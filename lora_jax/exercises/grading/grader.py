@@ -7,6 +7,7 @@ Nothing that it does to its process, the checker there included, reaches the jud
 from __future__ import annotations
 
 import csv as tables
+import importlib.util
 import io
 import os
 import time
@@ -18,7 +19,8 @@ from typing import Any
 from lora_jax.errors import InputError
 from lora_jax.exercises import registry
 from lora_jax.exercises.grading import isolation
-from lora_jax.exercises.grading.submissions import Question, find, mark
+from lora_jax.exercises.grading.entries import find
+from lora_jax.exercises.grading.submissions import Question, mark
 from lora_jax.exercises.outcomes import CORRECT, NOT_ATTEMPTED, NOT_YET, Outcome
 from lora_jax.files import atomic
 
@@ -35,13 +37,16 @@ def grade(
 ) -> dict[str, Any]:
     """Mark every submission in `folder`: 1 for a right answer, 0 for a wrong one, none for one not attempted.
 
-    An exercise is found by the name of its function or variable. Returns {"isolated", "seconds", "submissions":
+    An exercise is found by the name of its function or variable. Every entry of `folder` has a row, and one that cannot
+    be marked a remark that says what would be right. Returns {"isolated", "seconds", "submissions":
     [{"name", "marks": {id: 0, 1 or None}, "total", "remarks": [...]}]}; writes the same to `csv`. Raises InputError;
     also for root where nothing shuts a submission in, since it could delete what it finds, unless `as_root`.
     """
     began = time.monotonic()
     if not seconds > 0:
         raise InputError(f"--seconds must be above 0, not {seconds:g}")
+    if importlib.util.find_spec("IPython") is None:
+        raise InputError("notebooks are read with IPython, which is not here: pip install ipython")
     exercises = [one for n in notebooks for one in registry.topic(n)] if notebooks else registry.every()
     questions = [Question(exercise, exercise.draw(seed)) for exercise in exercises]
     submissions = find(folder)
@@ -55,11 +60,12 @@ def grade(
     rows = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = pool.map(lambda one: mark(one, questions, seconds, namespaces), submissions)
-        for submission, found in zip(submissions, outcomes, strict=True):
-            rows.append(_row(submission.name, dict(zip((q.exercise.id for q in questions), found, strict=True))))
-            if not submission.files:
-                rows[-1]["remarks"] = ["there is no .ipynb or .py file in it"]
-            say(f"{rows[-1]['name']}: {rows[-1]['total']} of {len(questions)}")
+        for submission, (found, remarks) in zip(submissions, outcomes, strict=True):
+            row = _row(submission.name, dict(zip((q.exercise.id for q in questions), found, strict=True)))
+            row["remarks"] += map(_one_line, remarks)
+            rows.append(row)
+            said = f"{row['total']} of {len(questions)}" if submission.files else f"not read: {row['remarks'][0]}"
+            say(f"{row['name']}: {said}")
     if csv is not None:
         atomic.write_bytes(csv, _csv(rows).encode())
     return {"isolated": namespaces, "seconds": round(time.monotonic() - began, 1), "submissions": rows}
@@ -74,6 +80,7 @@ def _row(name: str, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     wrong = [f"{id} {o.status}: {_one_line(o.reason)}" for id, o in outcomes.items() if o.status == NOT_YET]
     unread = dict.fromkeys(_one_line(o.reason) for o in outcomes.values() if o.status == NOT_ATTEMPTED and o.reason)
     remarks = [*unread, *wrong]  # what could not be read is the same for all that were not found
+    name = name.encode("utf-8", "replace").decode()  # a name may hold bytes that are no letters
     return {"name": name, "marks": marks, "total": sum(mark or 0 for mark in marks.values()), "remarks": remarks}
 
 

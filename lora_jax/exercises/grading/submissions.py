@@ -1,4 +1,4 @@
-"""What was handed in, and one submission put through the runner, in a process that may do what it likes."""
+"""One submission put through the runner, in a process that may do what it likes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_jax.errors import InputError
 from lora_jax.exercises import plain
 from lora_jax.exercises.grading import isolation
+from lora_jax.exercises.grading.entries import Submission
 from lora_jax.exercises.outcomes import NOT_ATTEMPTED, Outcome, Reply, verdict
 from lora_jax.exercises.registry import Exercise
 
-SUFFIXES = (".ipynb", ".py")
 MAX_FILE = 30_000_000  # bytes of one notebook or file handed in
 START = 60.0  # seconds until a process must have imported JAX
 POLL = 0.02  # seconds between two looks
 RESTARTS = 6  # a submission whose code has ended the process, or never ended, so often is not asked any more
-
-
-@dataclass(frozen=True)
-class Submission:
-    name: str
-    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -41,38 +34,35 @@ class Question:
     cases: list[tuple[Any, ...]]
 
 
-def find(folder: Path) -> list[Submission]:
-    """The submissions in `folder`: each folder in it with the notebooks and files inside, and each file beside them.
-
-    Raises InputError where there is none.
-    """
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: give one with a folder or a file for each submission")
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith((".", "__")) or path.is_symlink():
-            continue
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files = tuple(file for file in inside if _is_answer(file, path))
-        if files or path.is_dir():
-            found.append(Submission(path.name, files))
-    if not found:
-        raise InputError(f"{folder} holds no submission: a folder or a file (.ipynb, .py) for each")
-    return found
-
-
-def _is_answer(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith((".", "__")) for part in file.relative_to(root.parent).parts)
-    return file.suffix in SUFFIXES and not hidden and not file.is_symlink() and file.is_file()
-
-
-def mark(submission: Submission, questions: Sequence[Question], seconds: float, namespaces: bool) -> list[Outcome]:
-    """The outcome of each question, whatever the submission does."""
+def mark(
+    submission: Submission, questions: Sequence[Question], seconds: float, namespaces: bool
+) -> tuple[list[Outcome], list[str]]:
+    """The outcome of each question, whatever the submission does; and what is to be said of it besides."""
+    if not submission.files:
+        return [Outcome(NOT_ATTEMPTED)] * len(questions), list(submission.remarks)
     replies = _replies(submission, questions, seconds, namespaces)
     found = [_judge(question, reply) for question, reply in zip(questions, replies, strict=True)]
     large = [file.name for file in submission.files if file.stat().st_size > MAX_FILE]
     unread = f"not read, since larger than {MAX_FILE / 1e6:.0f} MB: {', '.join(large)}"
-    return [Outcome(o.status, unread) if large and o.status == NOT_ATTEMPTED else o for o in found]
+    found = [Outcome(o.status, unread) if large and o.status == NOT_ATTEMPTED else o for o in found]
+    return found, [*submission.remarks, *_twice(submission, questions, replies)]
+
+
+def _twice(submission: Submission, questions: Sequence[Question], replies: list[list[Reply]]) -> list[str]:
+    """A sentence for each set of files that answer the same exercises: which of them counts."""
+    exercises: dict[tuple[str, ...], list[str]] = {}
+    for question, (reply, *_) in zip(questions, replies, strict=True):
+        numbers = reply.get("files", [])
+        # A list of whole numbers that the runner wrote, or whatever a submission put there in its place.
+        known = isinstance(numbers, list) and all(number in range(len(submission.files)) for number in numbers)
+        if known and len(numbers) > 1:
+            names = tuple(submission.files[number].name for number in numbers)
+            exercises.setdefault(names, []).append(question.exercise.id)
+    return [
+        f"{', '.join(ids)} answered in {len(names)} files: the first by name counts, {first}, not {', '.join(others)}"
+        for names, ids in exercises.items()
+        for first, *others in [names]
+    ]
 
 
 def _replies(
@@ -106,7 +96,7 @@ def _run(
     (folder / "submission").mkdir()
     for number, file in enumerate(submission.files):
         if file.stat().st_size <= MAX_FILE:
-            shutil.copyfile(file, folder / "submission" / f"{number:03d}_{file.name}")
+            shutil.copyfile(file, folder / "submission" / f"{number:06d}_{file.name[-60:]}")
     command = [sys.executable, "-P", "-m", "lora_jax.exercises.grading.runner", "questions.json"]
     process = isolation.start(command, folder, namespaces=namespaces)
     replies: list[list[Reply]] = []
@@ -147,8 +137,8 @@ def _read(path: Path, cases: int) -> list[Reply] | None:
             found = plain.loads(file.read(4 * plain.MAX_BYTES))
     except (OSError, plain.NotPlain):
         return None
-    fields = {"answer", "error", "stub", "wrong"}
-    fits = isinstance(found, list) and all(isinstance(r, dict) and r and set(r) <= fields for r in found)
+    fields, said = {"answer", "error", "stub", "wrong", "files"}, {"answer", "error", "stub"}
+    fits = isinstance(found, list) and all(isinstance(r, dict) and set(r) <= fields and set(r) & said for r in found)
     alone = fits and len(found) == 1 and "answer" not in found[0]  # one that stands for all cases
     return found if fits and (len(found) == cases or alone) else None
 

@@ -26,9 +26,9 @@ from lora_jax.errors import InputError
 from lora_jax.files.atomic import write_bytes
 from lora_jax.memory import steps, zoo
 from lora_jax.memory.compiled.compile_step import setup_from_json
-from lora_jax.memory.ledger import size
 from lora_jax.memory.measured.run_step import proc
 from lora_jax.memory.setup import Setup, planning_options, ways
+from lora_jax.memory.units import size
 
 Say = Callable[[str], None]
 KINDS = ("auto", "cpu", "gpu")
