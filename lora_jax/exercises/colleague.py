@@ -7,7 +7,7 @@ left is for the learner to find.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,7 @@ def _times_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
         P = int(rng.integers(10**8, 10**11))
         case = (P, int(P * rng.uniform(0.004, 0.03)), int(P * rng.uniform(0.5, 6)))
         found = sorted([(8 * P + case[2]) / _lora(*case, NONE), *(ratio for ratio, _ in _wrong_times(*case))])
-        if all(b - a > 1e-3 * b for a, b in zip(found, found[1:], strict=False)):
+        if all(b - a > 1e-3 * b for a, b in pairwise(found)):
             cases.append(case)
     return [*cases, (int(rng.integers(50, 100)), 1, 0)]
 

@@ -132,7 +132,13 @@ def _save_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     found = [(1e9 * int(size), [1e7 * int(s) for s in speeds], n) for size, speeds, n in cases]
     (one, falling, _), (two, (a, b, c), _), (three, rising, _) = found
     found = [(one, falling[::-1], 5), (two, [b, a, c], 8), (three, rising, 37)]
-    return [*found, (one, falling, 1), (two, [b], 7), (three, [c, b, b], 3), (int(rng.integers(20, 30)) * 7 + 3, [9, 4], 7)]
+    return [
+        *found,
+        (one, falling, 1),
+        (two, [b], 7),
+        (three, [c, b, b], 3),
+        (int(rng.integers(20, 30)) * 7 + 3, [9, 4], 7),
+    ]
 
 
 def _judge_save(arguments: tuple[Any, ...], answer: Any) -> str | None:

@@ -23,7 +23,7 @@ _ROWS = ("adapters", "gradients", "optimizer state")
 
 
 def _rows_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    """Some targets, one, and all, in another order than the shapes; two of a shape; a count that float32 cannot hold."""
+    """Some targets, one, and all, in another order than the shapes; two of a shape; a count beyond float32."""
 
     def case(names: tuple[str, ...], layers: int, rank: int) -> tuple[Any, ...]:
         D, Q, KV, F = (int(n) * 8 for n in rng.permutation(np.arange(5, 30))[:4])
@@ -115,7 +115,8 @@ def _judge_nf4(arguments: tuple[Any, ...], answer: Any) -> str | None:
         _constants(rows // 64 * columns, double): "the last block of a column is left out: round rows / 64 up.",
         _constants(rows * ceil(columns / 64), double): "blocks run down a column: columns * ceil(rows / 64) of them.",
         _constants(ceil(rows * columns / 64), double): "no block runs on into the next column: round up in each.",
-        n + 4 * ceil(n / 256): "the constants are 4 bytes short: one more float32, their mean, is shared by all; or the "
+        n
+        + 4 * ceil(n / 256): "the constants are 4 bytes short: one more float32, their mean, is shared by all; or the "
         "last group of 256 is left out, and must be rounded up.",
         n + 4: "with double quantization 256 constants share a float32 of their own, which is missing.",
         5 * n + 4 * ceil(n / 256) + 4: "the quantized constants stand in place of the float32 ones, not beside them.",

@@ -129,7 +129,7 @@ def judge_nll(arguments: Arguments, answer: Any) -> str | None:
     spread, levels = float(np.ptp(logits, axis=-1).max()), float(np.ptp(logits.max(-1)))
     if spread > 100 and not answer > right:
         return (f"of logits that lie {spread:,.0f} apart float32 makes a probability of exactly 0, and a number added "
-                "to it, or a bound, is a wrong one: take the logarithm without forming p, as log_softmax does.")  # fmt: skip
+                "to it, or a bound, is a wrong one: take the logarithm without forming p, by log_softmax.")  # fmt: skip
     if spread > 100:
         return (f"of logits that lie {spread:,.0f} apart float32 makes a probability of exactly 0, whose logarithm is "
                 "infinite: take the logarithm without forming p, as jax.nn.log_softmax does.")  # fmt: skip
@@ -139,7 +139,10 @@ def judge_nll(arguments: Arguments, answer: Any) -> str | None:
                     "each position, not one for many.")  # fmt: skip
         return (f"with logits near {logits.mean():.0f} your answer is {answer}: exp overflows; subtract each "
                 "position's largest logit first, or use jax.nn.log_softmax.")  # fmt: skip
-    softmaxes = {"time": -at_targets(log_softmax(logits, axis=1)), "the batch": -at_targets(log_softmax(logits, axis=0))}
+    softmaxes = {
+        "time": -at_targets(log_softmax(logits, axis=1)),
+        "the batch": -at_targets(log_softmax(logits, axis=0)),
+    }
     mistakes = [
         (value, f"your softmax runs over {over}: it goes over the vocabulary, axis -1")
         for over, wrong in softmaxes.items()

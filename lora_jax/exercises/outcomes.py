@@ -69,7 +69,7 @@ def outcome(exercise: Exercise, answer: Any, seed: int = 0) -> Outcome:
 def ask(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Reply:
     """The reply of a learner's function to copies of these arguments, which it may not change.
 
-    Products are float32's on every device: left to themselves, some GPUs and TPUs round what they multiply to fewer bits.
+    Products are float32's on every device: left to themselves, GPUs and TPUs round what they multiply to fewer bits.
     """
     given = copy.deepcopy(arguments)
     try:

@@ -34,7 +34,12 @@ def sizes(rng: Rng) -> Cases:
         V, D, F, L = (int(rng.integers(*ends)) for ends in ((90, 150), (20, 40), (50, 60), (4, 6)))
         found.append((V, D, F, L, 3 * K, K, int(rng.choice([10, 14])), i % 2 == 0))
     V, D, F = (2 * int(rng.integers(*ends)) for ends in ((16_000, 30_000), (700, 900), (2_000, 3_000)))
-    return [*found, (int(rng.integers(13, 90)), 12, 5, 1, 4, 2, 3, False), (V, D + 1, F, 24, 12, 1, 64, True), (V + 1, D + 1, F, 25, 9, 3, 64, True)]
+    return [
+        *found,
+        (int(rng.integers(13, 90)), 12, 5, 1, 4, 2, 3, False),
+        (V, D + 1, F, 24, 12, 1, 64, True),
+        (V + 1, D + 1, F, 25, 9, 3, 64, True),
+    ]
 
 
 def parameters(V: int, D: int, F: int, L: int, H: int, K: int, C: int, *, norms: int = 2, last: int = 1,
@@ -101,8 +106,9 @@ def trees(rng: Rng) -> Cases:
 
     def tree(i: int) -> Any:
         inner = {"q_proj": array(2, 3, 4), "o_proj": array(2, 4, 3)}
+        runs = [{"w": array(4), "b": array(4)}, {"w": array(5)}]
         return [{"w": array(3, 2), "b": array(2)}, {"layers": {"self_attn": inner}, "norm": array(3)},
-                {"runs": [{"w": array(4), "b": array(4)}, {"w": array(5)}], "embed_tokens": array(6, 3)}][i]  # fmt: skip
+                {"runs": runs, "embed_tokens": array(6, 3)}][i]  # fmt: skip
 
     found = [(tree(i), tree(i), rate) for i, rate in enumerate((0.1, 0.03, 0.25))]
     slopes = found[2][1]
@@ -161,8 +167,8 @@ def judge_step(arguments: Arguments, answer: Any) -> str | None:
         return "you paired arrays with gradients by the order in which they stand: pair them by their names."
     if all(is_step(p, slope[p], 2**17) for p in old):
         return SIXTEEN_BITS
-    return (f"some array is not w - rate * g, {wrong[0] or 'the only one'}: every array of the tree, however deep, takes "
-            "the same step.")  # fmt: skip
+    return (f"some array is not w - rate * g, {wrong[0] or 'the only one'}: every array of the tree, however deep, "
+            "takes the same step.")  # fmt: skip
 
 
 EXERCISES = (
