@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import numpy as np
 
+from lora_jax.exercises.colleague import CARDS_NEEDED
 from lora_jax.exercises.judging import near, number
 from lora_jax.exercises.layer import WORKING_SET
 from lora_jax.exercises.registry import Exercise
@@ -29,15 +29,31 @@ def _shape(rng: np.random.Generator, tied: bool) -> dict[str, Any]:
     }
 
 
+def _shapes(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    """Tied and untied in turn; then heads that are narrower than the model, which is large; then a very small one.
+
+    The count of the large ones is odd, which float32 cannot hold. The small one has one layer, heads that share
+    nothing, and together they are as wide as the model.
+    """
+    D = 2 * int(rng.integers(1100, 1280)) + 1
+    large = {"vocab_size": 100_000 + 2 * int(rng.integers(0, 9000)), "hidden_size": D, "intermediate_size": 2 * D + 2,
+             "num_hidden_layers": 20, "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 64}  # fmt: skip
+    C = 2 * int(rng.integers(2, 9))
+    small = {"vocab_size": 9, "hidden_size": 2 * C, "intermediate_size": 5, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": C}  # fmt: skip
+    others = [one | {"tie_word_embeddings": tied} for one in (large, small) for tied in (True, False)]
+    return [(config,) for config in [*(_shape(rng, tied) for tied in (True, False, True, False)), *others]]
+
+
 def _parameters(
     c: dict[str, Any], *, kv: str = "num_key_value_heads", square: bool = False, layers: int | None = None,
-    output: int = 1, gated: int = 3, norms: int = 2, last: int = 1, other_head: bool = False,
+    output: int = 1, gated: int = 3, norms: int = 2, last: int = 1, other_head: bool = False, embedding: int = 1,
 ) -> int:  # fmt: skip
     """The parameters of a config; each keyword is a mistake that somebody may make."""
     D, C = c["hidden_size"], c["head_dim"]
     Q, KV = D if square else c["num_attention_heads"] * C, c[kv] * C
     block = (1 + output) * D * Q + 2 * D * KV + gated * D * c["intermediate_size"] + norms * D
-    tables = 1 + (c["tie_word_embeddings"] == other_head)
+    tables = embedding + (c["tie_word_embeddings"] == other_head)
     return tables * c["vocab_size"] * D + (c["num_hidden_layers"] if layers is None else layers) * block + last * D
 
 
@@ -50,6 +66,7 @@ _PARAMETER_MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"norms": 0}, "the norms inside the blocks are missing: two scales of length D in each."),
     ({"last": 0}, "the norm behind the last block is missing: D numbers."),
     ({"square": True}, "q_proj is D x (num_attention_heads * head_dim), not D x D; o_proj is its mirror."),
+    ({"embedding": 0}, "the embedding is missing: V x D, whether or not it is the head too."),
 )  # fmt: skip
 
 
@@ -65,6 +82,9 @@ def _judge_parameters(arguments: tuple[Any, ...], answer: Any) -> str | None:
     for wrong, sentence in _PARAMETER_MISTAKES:
         if answer == _parameters(config, **wrong):
             return sentence
+    heads = config["num_attention_heads"]
+    if answer == _parameters(config | {"head_dim": config["hidden_size"] // heads}):
+        return "head_dim stands in the config: it need not be hidden_size / num_attention_heads."
     if answer in (2 * right, 4 * right):
         return "those are bytes: return how many numbers there are, before any dtype."
     side = "many" if answer > right else "few"
@@ -97,6 +117,8 @@ def _judge_state(arguments: tuple[Any, ...], answer: Any) -> str | None:
         return None
     if state == right - 4:
         return "the optimizer state is 4 bytes short: AdamW counts its steps in an int32."
+    if abs(state - right) < 16:
+        return "the optimizer state is a few bytes off: AdamW counts its steps in one int32, 4 bytes, whatever P is."
     each = round(state / P)  # bytes a number: the count is lost in the rounding
     other = f"the optimizer state is {each} bytes a number: count its arrays, and the bytes of a number in each."
     return _STATE_MISTAKES.get((master, each), other)
@@ -104,9 +126,19 @@ def _judge_state(arguments: tuple[Any, ...], answer: Any) -> str | None:
 
 # 2.4: the seconds of a save over several hops.
 def _save_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    cases = [(rng.integers(10, 900), rng.integers(100, 6000, hops), n) for hops, n in ((2, 1), (2, 5), (3, 8), (4, 37))]
-    # The slowest hop stands last for an even number of pieces, else first: no one place has the say.
-    return [(1e9 * int(size), [1e7 * int(s) for s in sorted(found, reverse=n % 2 == 0)], n) for size, found, n in cases]
+    """The slowest hop stands last, first, and in the middle; one hop, one piece, and equal hops; and a few bytes."""
+    cases = [(rng.integers(10, 900), np.sort(rng.choice(np.arange(100, 6000), hops, replace=False)), n)
+             for hops, n in ((2, 5), (3, 8), (4, 37))]  # fmt: skip
+    found = [(1e9 * int(size), [1e7 * int(s) for s in speeds], n) for size, speeds, n in cases]
+    (one, falling, _), (two, (a, b, c), _), (three, rising, _) = found
+    found = [(one, falling[::-1], 5), (two, [b, a, c], 8), (three, rising, 37)]
+    return [
+        *found,
+        (one, falling, 1),
+        (two, [b], 7),
+        (three, [c, b, b], 3),
+        (int(rng.integers(20, 30)) * 7 + 3, [9, 4], 7),
+    ]
 
 
 def _judge_save(arguments: tuple[Any, ...], answer: Any) -> str | None:
@@ -114,7 +146,7 @@ def _judge_save(arguments: tuple[Any, ...], answer: Any) -> str | None:
     answer, whole = number(answer), [size / speed for speed in speeds]
     first, slowest = sum(whole) / pieces, max(whole) / pieces
     right = first + (pieces - 1) * slowest
-    if near(answer, right):
+    if near(answer, right, pieces + len(speeds) + 4):
         return None
     over = f"{len(speeds)} hops, pieces: {pieces}"
     mistakes = (
@@ -133,57 +165,12 @@ def _judge_save(arguments: tuple[Any, ...], answer: Any) -> str | None:
     return f"({over}) you say {answer:.4g} s: draw a row for each hop, and follow the last piece."
 
 
-# 2.5: a colleague's mistakes.
-_CARD_MISTAKES = (
-    "the gradients are still missing: 2 bytes a parameter in bfloat16, beside the weights' 2 and the moments' 4",
-    "what lies whole on each card does not come off what that card has: take it off, and share out the rest",
-    "a card's GiB is still taken for 1e9 bytes: it is 2**30",
-)
-
-
-def _cards(parameters: int, whole: int, card_gib: int, missing: tuple[bool, ...]) -> int:
-    """How many cards, with each of the three mistakes made where `missing` says so."""
-    gradients, shared, gigabytes = missing
-    card, held = card_gib * (10**9 if gigabytes else 2**30), parameters * (6 if gradients else 8)
-    return -(-(held + whole) // card) if shared else -(-held // (card - whole))
-
-
-def _card_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    """Cases in which each set of mistakes leads to another number of cards."""
-    cases: list[tuple[Any, ...]] = []
-    while len(cases) < 4:
-        gib = int(rng.integers(14, 180))
-        case = (int(rng.integers(5 * 10**11, 5 * 10**12)), int(gib * 2**30 * rng.uniform(0.1, 0.6)), gib)
-        found = {_cards(*case, missing) for missing in product((False, True), repeat=3)}
-        if len(found) == 8 and _cards(*case, (False,) * 3) - 1 not in found:  # one less is rounding down
-            cases.append(case)
-    return cases
-
-
-def _judge_cards(arguments: tuple[Any, ...], answer: Any) -> str | None:
-    parameters, whole, card_gib = arguments
-    answer, right = number(answer), _cards(parameters, whole, card_gib, (False, False, False))
-    if answer == right:
-        return None
-    if answer == right - 1:
-        return "rounded down: the last card is needed for what is left over."
-    if near(answer, 8 * parameters / (card_gib * 2**30 - whole)):
-        return "cards come whole: round up."
-    for missing in product((False, True), repeat=3):
-        left_out = _cards(parameters, 0, card_gib, missing) if missing[1] else None
-        if answer in (_cards(parameters, whole, card_gib, missing), left_out):
-            return "; ".join(s for s, made in zip(_CARD_MISTAKES, missing, strict=True) if made) + "."
-    if answer == -(-12 * parameters // (card_gib * 2**30 - whole)):
-        return "12 bytes a parameter: moments in the dtype of the weights are 2 bytes each; count 8."
-    return f"you say {answer:,} cards: divide what is shared out by the room left on a card, and round up."
-
-
 # fmt: off
 EXERCISES = (
     Exercise(
         id="2.1", name="parameters", title="The parameters of a config",
         minutes=15, difficulty=2, judge=_judge_parameters,
-        cases=lambda rng: [(_shape(rng, tied),) for tied in (True, False, True, False)],
+        cases=_shapes,
         hints=(
             "Start with one block: four matrices of attention, three of the feed-forward, two norms of length D.",
             "q_proj is D x (H * C), k_proj and v_proj are D x (K * C), o_proj is (H * C) x D.",
@@ -201,7 +188,8 @@ EXERCISES = (
     Exercise(
         id="2.2", name="training_bytes", title="The bytes that AdamW holds for every step",
         minutes=10, difficulty=2, judge=_judge_state,
-        cases=lambda rng: [(int(rng.integers(10**6, 10**11)), master) for master in (False, True, False, True)],
+        # Odd, so that no half of P is whole; and so large that float32 cannot hold the bytes.
+        cases=lambda rng: [(2 * int(rng.integers(10**8, 5 * 10**10)) + 1, master) for master in (False, True) * 2],
         hints=(
             "Weights and gradients are bfloat16 either way. Which arrays does AdamW hold, and of which dtype?",
             "Without a master copy mu and nu are bfloat16. With one, mu, nu and the copy are float32.",
@@ -230,22 +218,6 @@ EXERCISES = (
     each = [size / pieces / speed for speed in speeds]
     return sum(each) + (pieces - 1) * max(each)''',
     ),
-    Exercise(
-        id="2.5", name="cards_needed", title="The colleague's estimate, mended",
-        minutes=10, difficulty=2, cases=_card_cases, judge=_judge_cards,
-        hints=(
-            "One mistake is in what is counted, one in where it lies, one in the unit.",
-            "What every card holds whole does not shrink when cards are added: it leaves less room on each.",
-        ),
-        solution='''def cards_needed(P, whole, card_gib):
-    """Cards for full fine-tuning of P bfloat16 weights with AdamW: an int, rounded up.
-
-    Weights, gradients and both moments, all bfloat16 and with no master copy, are shared out evenly; `whole` bytes
-    lie on each card of `card_gib` GiB.
-    """
-    held = P * (2 + 2 + 2 + 2)
-    room = card_gib * 2**30 - whole
-    return -(-held // room)''',
-    ),
+    CARDS_NEEDED,
 )
 # fmt: on

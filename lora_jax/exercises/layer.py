@@ -12,12 +12,17 @@ from lora_jax.exercises.registry import Exercise
 
 # 4.2: what one block keeps for the backward pass.
 def _block_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    """The heads together are wider than the model or narrower; the first of these first, where each mistake shows.
+
+    Then a large block, whose bytes float32 cannot hold, and the smallest: one token, one head.
+    """
     cases: list[tuple[Any, ...]] = []
-    for size in (2, 4, 2):
+    for size, narrower in ((2, True), (4, True), (2, False)):
         K, group, C = int(rng.integers(2, 5)), int(rng.integers(3, 6)), 8 * int(rng.integers(3, 9))
-        D = K * group * C + 8 * int(rng.integers(1, 9))  # the heads together are not as wide as the model
+        D = K * group * C + 8 * int(rng.integers(1, 9)) * (1 if narrower else -1)
         cases.append((int(rng.integers(20, 250)), D, 3 * D + 16, K * group, K, C, size))
-    return cases
+    N, D = 2 * int(rng.integers(100, 120)) + 1, 2 * int(rng.integers(10_000, 12_000))
+    return [*cases, (N, D, 3 * D + 16, 65, 13, 128, 4), (1, 24, 40, 1, 1, 16, 2), (1, 24, 56, 4, 1, 8, 4)]
 
 
 def _block(arguments: tuple[Any, ...], **other: float) -> float:
@@ -58,12 +63,18 @@ def _judge_block(arguments: tuple[Any, ...], answer: Any) -> str | None:
 
 # 2.3: what one layer's feed-forward works with, going back.
 def _working_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    """Without and with rematerialized blocks: narrow heads, a large layer, and heads that share nothing.
+
+    The bytes of the large layer are such that float32 cannot hold them.
+    """
     cases: list[tuple[Any, ...]] = []
     for size, remat in ((2, False), (2, True), (4, False), (4, True)):
         K, group, C = int(rng.integers(2, 5)), int(rng.integers(3, 6)), 8 * int(rng.integers(3, 9))
         D = K * group * C + 8 * int(rng.integers(1, 9))  # the heads together are not as wide as the model
         cases.append((D + int(rng.integers(100, 3000)), D, 5 * D + 16, K * group * C, K * C, size, remat))
-    return cases
+    D = 2 * int(rng.integers(1000, 1100)) + 1
+    large, even = (D + 900, D, 5 * D + 16, D + 24 - D % 8, 256, 2), (700, 128, 656, 72, 72, 4)
+    return [*cases, *((*one, remat) for one in (large, even) for remat in (False, True))]
 
 
 def _working(arguments: tuple[Any, ...], **other: float) -> float:

@@ -10,50 +10,82 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lora_jax.exercises.judging import is_close, named, wrong_shape
+from lora_jax.exercises.judging import EPS, is_close, named, nearly, within_rounding, wrong_shape
+from lora_jax.exercises.lora_init import LORA_INIT
 from lora_jax.exercises.registry import Exercise
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def rank_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    def case(n: int, rank: int) -> tuple[Any, ...]:
-        values = np.sort(rng.exponential(size=n) ** 2)[::-1].astype(np.float32)
-        held = np.cumsum(values.astype(np.float64) ** 2) / np.sum(values.astype(np.float64) ** 2)
-        return values, float(held[rank - 2] + held[rank - 1]) / 2  # far from both, so that rounding decides nothing
+    """First spectra where each mistake shows; then shares that a rank holds exactly, and a long, flat spectrum.
 
-    # Of four equal values two hold half, exactly: `>` instead of `>=` is one too many.
-    return [case(23, 5), (np.full(4, 3.0, np.float32), 0.5), case(41, 7)]
+    The exact ones: equal values; squares of 9, 4, 1, 1 and 1 of 16, times a number that is exact in float32 and in no
+    16 bits; all of it, with zeros behind; one value.
+    """
+
+    def case(n: int, rank: int) -> tuple[Any, ...]:
+        while True:
+            values = np.sort(rng.exponential(size=n) ** 2)[::-1].astype(np.float32)
+            held = np.cumsum(values.astype(np.float64) ** 2) / np.sum(values.astype(np.float64) ** 2)
+            share = float(held[rank - 2] + held[rank - 1]) / 2  # far from both, so that rounding decides nothing
+            if first_to_hold(values, share) - rank > 1 and held[rank - 1] - held[rank - 2] > 1e-3:
+                return values, share
+
+    c = int(rng.choice([c for c in range(683, 1000, 2) if rounds_down_thrice(c)]))
+    uneven = c * np.array([3, 2, 1, 1, 1], np.float32)
+    flat = np.linspace(1.1, 0.9, 1200).astype(np.float32)
+    rank = int(rng.integers(700, 1100))
+    held = np.cumsum(flat.astype(np.float64) ** 2)
+    return [
+        case(23, 5), case(41, 7),
+        (np.full(4, 3.0, np.float32), 0.5), (uneven, 9 / 16), (uneven, 13 / 16), (uneven, 7 / 8),
+        (np.array([3, 2, 1, 0, 0], np.float32), 1.0), (np.array([2.5], np.float32), 0.9),
+        (flat, float(held[rank - 1] - flat[rank - 1].astype(np.float64) ** 2 / 2) / held[-1]),
+    ]  # fmt: skip
+
+
+def rounds_down_thrice(c: int) -> bool:
+    """Whether 16 bits make 3 c a smaller share of c than it is, so that 9 of 16 squares are less than that."""
+    kinds = (np.float16, BFLOAT16)
+    return all(float(np.asarray(3 * c).astype(kind)) < 3 * float(np.asarray(c).astype(kind)) for kind in kinds)
+
+
+def first_to_hold(values: np.ndarray, share: float, power: int = 1) -> int:
+    """The first rank whose values, to that power, are the share of all."""
+    sums = np.cumsum(values.astype(np.float64) ** power)
+    return int(np.argmax(sums >= share * sums[-1])) + 1
 
 
 def judge_rank(arguments: tuple[Any, ...], answer: Any) -> str | None:
     values, share = arguments
-    if np.ndim(answer) or isinstance(answer, str | dict):
+    if np.ndim(answer) or isinstance(answer, bool | str | dict):
         return "return one whole number, the rank."
-    squares = np.cumsum(values.astype(np.float64) ** 2)
-    plain = np.cumsum(values.astype(np.float64))
-
-    def first(sums: np.ndarray) -> int:
-        return int(np.argmax(sums >= share * sums[-1])) + 1
-
-    right = first(squares)
+    right, plain = first_to_hold(values, share, 2), first_to_hold(values, share, 1)
     if answer == right:
         return None
     if answer == right - 1:
         return f"one too few ({answer} for {right}): positions count from 0 and ranks from 1."
-    if answer == first(plain) or answer == first(plain) - 1:
+    if answer in (plain, plain - 1) and plain - right > 1:
         return "you summed the singular values: a matrix's squared norm is the sum of their squares."
     if answer == right + 1:
         return f"one too many ({answer} for {right}): a rank that reaches the share exactly is enough."
+    if len(values) > 1000 and abs(answer - right) < 0.2 * right:
+        return (
+            f"{answer} for {right} of {len(values)} values: so long a sum in 16 bits is off, or one in another order."
+        )
     return f"for a share of {share:.0%} the rank is {right}, not {answer}: sum the squares from the largest on."
 
 
 def product_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    def case(n: int, d_in: int, d_out: int, rank: int, alpha: float) -> tuple[Any, ...]:
-        sizes = ((n, d_in), (d_in, d_out), (d_in, rank), (rank, d_out))
-        return (*(rng.standard_normal(size).astype(np.float32) for size in sizes), alpha)
+    """Sizes that all differ; in the third the update is small beside the base; the last is of one row and rank 1."""
 
-    return [case(5, 7, 11, 3, 6.0), case(4, 13, 9, 2, 7.0)]
+    def case(n: int, d_in: int, d_out: int, rank: int, alpha: float, base: float = 1) -> tuple[Any, ...]:
+        sizes = ((n, d_in), (d_in, d_out), (d_in, rank), (rank, d_out))
+        x, w, a, b = (rng.standard_normal(size).astype(np.float32) for size in sizes)
+        return x, np.float32(base) * w, a, b, alpha
+
+    return [case(5, 7, 11, 3, 6.0), case(4, 13, 9, 2, 7.0), case(6, 5, 8, 4, 1.0, 100), case(1, 3, 4, 1, 0.5)]
 
 
 def judge_product(arguments: tuple[Any, ...], answer: Any) -> str | None:
@@ -62,7 +94,8 @@ def judge_product(arguments: tuple[Any, ...], answer: Any) -> str | None:
     x, w, a, b = (np.asarray(m, np.float64) for m in (x, w, a, b))
     base, update = x @ w, x @ a @ b
     right = base + alpha / rank * update
-    if is_close(answer, right):
+    size = abs(x) @ abs(w) + alpha / rank * (abs(x) @ abs(a) @ abs(b))  # of all that is added up, without signs
+    if within_rounding(answer, right, size, x.shape[1] + rank + 4):
         return None
     mistakes = {
         f"your update is r times too large (here {rank}): divide alpha by the rank.": base + alpha * update,
@@ -78,52 +111,9 @@ def judge_product(arguments: tuple[Any, ...], answer: Any) -> str | None:
     return (
         wrong_shape("the product", answer, right.shape, "a row for each row of x, a column for each of w.")
         or named(answer, mistakes.items())
+        or nearly(answer, right, size)
         or "the numbers differ from x @ w + (alpha / rank) * (x @ a) @ b."
     )
-
-
-def init_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    shapes = {"q_proj": (48, 40), "down_proj": (96, 48), "k_proj": (48, 24), "o_proj": (48, 40)}
-    return [(int(rng.integers(1000)), shapes, 6), (int(rng.integers(1000)), {"up_proj": (64, 30)}, 5)]
-
-
-def judge_init(arguments: tuple[Any, ...], answer: Any) -> str | None:
-    _, shapes, rank = arguments
-    if not isinstance(answer, dict) or set(answer) != set(shapes):
-        return f"return a dict with an entry for each matrix: {', '.join(shapes)}."
-    for name, (d_in, d_out) in shapes.items():
-        if not isinstance(answer[name], dict) or set(answer[name]) != {"a", "b"}:
-            return f'the entry of {name} should be a dict {{"a": ..., "b": ...}}: what trains, and nothing else.'
-        a, b = (np.asarray(answer[name][factor], np.float64) for factor in "ab")
-        if a.shape == (rank, d_in):
-            return f"a of {name} is (R, in): weights here are (in, out), so that a is (in, R)."
-        reason = wrong_shape(f"a of {name}", a, (d_in, rank), "(in, R).") or wrong_shape(
-            f"b of {name}", b, (rank, d_out), "(R, out)."
-        )
-        if reason:
-            return reason
-        if not a.any() and not b.any():
-            return "a and b are both zero: then neither ever gets a gradient. Draw a, and leave b zero."
-        if not a.any():
-            return "a is zero and b is not: the start is the base all the same, but here it is b that starts at zero."
-        if b.any():
-            return "b is not zero: then the adapted model differs from the base before the first step."
-        bound = 1 / np.sqrt(d_in)
-        if abs(a).max() > bound * (1 + 1e-6):
-            return f"a of {name} holds {abs(a).max():.2f}: draw it uniformly from -1/sqrt(in) to 1/sqrt(in)."
-        if a.min() >= 0 or abs(a).max() < 0.8 * bound:
-            return f"a of {name} is not spread from -1/sqrt(in) to 1/sqrt(in): give `uniform` both ends."
-    return _same_numbers({name: np.asarray(answer[name]["a"]) for name in shapes})
-
-
-def _same_numbers(drawn: dict[str, np.ndarray]) -> str | None:
-    """One key for all matrices gives those of one shape the same a."""
-    names = list(drawn)
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            if drawn[one].shape == drawn[other].shape and np.array_equal(drawn[one], drawn[other]):
-                return f"{one} and {other} got the same numbers: split the key, one for each matrix."
-    return None
 
 
 def gradient_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
@@ -132,7 +122,7 @@ def gradient_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
         x, a, b, dy = (rng.standard_normal(size).astype(np.float32) for size in sizes)
         return x, a, b, scaling, dy
 
-    return [case(5, 7, 11, 3, 2.0), case(6, 13, 9, 4, 0.5)]
+    return [case(5, 7, 11, 3, 2.0), case(6, 13, 9, 4, 0.5), case(1, 3, 4, 1, 3.0)]  # the last: one row, and rank 1
 
 
 def judge_gradients(arguments: tuple[Any, ...], answer: Any) -> str | None:
@@ -141,25 +131,32 @@ def judge_gradients(arguments: tuple[Any, ...], answer: Any) -> str | None:
         return "return a pair: the gradient of a, then the gradient of b."
     x, a, b, dy = (np.asarray(m, np.float64) for m in (x, a, b, dy))
     da, db = s * x.T @ (dy @ b.T), s * (x @ a).T @ dy
-    if is_close(answer[0], da) and is_close(answer[1], db):
+    sizes = [abs(s) * m for m in (abs(x.T) @ (abs(dy) @ abs(b.T)), (abs(x) @ abs(a)).T @ abs(dy))]
+    roundings = [len(x) + b.shape[1] + 4, len(x) + x.shape[1] + 4]
+    right = [within_rounding(*one) for one in zip(answer, (da, db), sizes, roundings, strict=True)]
+    if all(right):
         return None
     if is_close(answer[0], db) and is_close(answer[1], da):
         return "the two are swapped: the gradient of a comes first."
     if is_close(answer[0], da / s) and is_close(answer[1], db / s):
         return "both lack the scaling: s stands in front of (x @ a) @ b, so it stands in front of both gradients."
-    for name, found, right, factor in (("a", answer[0], da, "dy @ b.T"), ("b", answer[1], db, "x @ a")):
-        if is_close(found, right):
+    for i, (name, found, expected, factor) in enumerate(
+        (("a", answer[0], da, "dy @ b.T"), ("b", answer[1], db, "x @ a"))
+    ):
+        if right[i]:
             continue
         mistakes = {
-            f"the gradient of {name} lacks the scaling s.": right / s,
-            f"the gradient of {name} is a mean over the rows of x: it is their sum.": right / len(x),
-            f"the gradient of {name} is transposed: it has the shape of {name}.": right.T,
-            f"the gradient of {name} is scaled twice.": right * s,
+            f"the gradient of {name} lacks the scaling s.": expected / s,
+            f"the gradient of {name} is a mean over the rows of x: it is their sum.": expected / len(x),
+            f"the gradient of {name} is transposed: it has the shape of {name}.": expected.T,
+            f"the gradient of {name} is scaled twice.": expected * s,
+            f"the gradient of {name} has the wrong sign.": -expected,
             f"that is the gradient of the whole matrix: the gradient of {name} has {factor} in it.": s * x.T @ dy,
         }
         return (
             named(found, mistakes.items())
-            or wrong_shape(f"the gradient of {name}", found, right.shape, f"the same as {name}.")
+            or wrong_shape(f"the gradient of {name}", found, expected.shape, f"the same as {name}.")
+            or nearly(found, expected, sizes[i])
             or f"the gradient of {name} is wrong: start from {factor}."
         )
     return None
@@ -171,7 +168,10 @@ def merge_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
         w, a, b = (rng.standard_normal(size).astype(np.float32) for size in sizes)
         return w.astype(dtype), a, b, alpha
 
-    return [case(2, 8, 6, 3, 7.0, np.float32), case(3, 9, 7, 4, 10.0, BFLOAT16)]
+    return [
+        case(2, 8, 6, 3, 7.0, np.float32), case(3, 9, 7, 4, 10.0, BFLOAT16),
+        case(2, 12, 5, 2, 3.0, np.float16), case(1, 4, 3, 1, 0.5, np.float32),
+    ]  # fmt: skip
 
 
 def judge_merge(arguments: tuple[Any, ...], answer: Any) -> str | None:
@@ -188,13 +188,20 @@ def judge_merge(arguments: tuple[Any, ...], answer: Any) -> str | None:
         "the weight is missing: add w.": alpha / rank * update,
         "nothing was merged: add (alpha / rank) * a @ b.": base,
     }
-    # bfloat16 keeps 8 bits of a number.
-    tolerance = 1e-4 if w.dtype != BFLOAT16 else 2.0**-8
-    if not is_close(answer, base + alpha / rank * update, tolerance):
-        return named(answer, mistakes.items()) or "the numbers differ from w + (alpha / rank) * a @ b."
+    right = base + alpha / rank * update
+    size = np.abs(base) + alpha / rank * (np.abs(a).astype(np.float64) @ np.abs(b))
+    # All is computed in float32 and rounded once, to the dtype of w: so an answer lies between the rounded ends of what
+    # float32 may give.
+    ends = [(right + sign * 2 * (rank + 4) * EPS * size).astype(w.dtype).astype(np.float64) for sign in (-1, 1)]
+    if answer.dtype == w.dtype and np.all((ends[0] <= answer) & (answer <= ends[1])):
+        return None
+    known = named(answer, mistakes.items(), 1e-4 if w.dtype == np.float32 else 2.0**-8)
+    if known is not None or not within_rounding(answer, right, size, 2**17):
+        return known or "the numbers differ from w + (alpha / rank) * a @ b."
     if answer.dtype != w.dtype:
         return f"the merged weight is in {answer.dtype} and w in {w.dtype}: end with .astype(w.dtype)."
-    return None
+    return ("numbers are rounded on the way: work in float32, the update too, and round to the dtype of w once, at "
+            "the end.")  # fmt: skip
 
 
 EXERCISES = (
@@ -235,30 +242,7 @@ EXERCISES = (
     return x @ w + scaling * (x @ a) @ b
 ''',
     ),
-    Exercise(
-        id="3.3",
-        name="lora_init",
-        title="Adapters as a pytree of their own",
-        minutes=15,
-        difficulty=2,
-        cases=init_cases,
-        judge=judge_init,
-        hints=(
-            "jax.random.split(jax.random.key(seed), len(shapes)) gives a key for each matrix.",
-            "jax.random.uniform(key, (d_in, rank), minval=-bound, maxval=bound), with bound = 1 / sqrt(in).",
-            "b is jnp.zeros((rank, d_out)).",
-        ),
-        solution='''def lora_init(seed, shapes, rank):
-    """shapes {name: (in, out)} -> {name: {"a": (in, R), "b": (R, out)}}: a uniform within 1/sqrt(in), b zero."""
-    adapters = {}
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    for key, (name, (d_in, d_out)) in zip(keys, shapes.items()):
-        bound = d_in**-0.5
-        a = jax.random.uniform(key, (d_in, rank), minval=-bound, maxval=bound)
-        adapters[name] = {"a": a, "b": jnp.zeros((rank, d_out))}
-    return adapters
-''',
-    ),
+    LORA_INIT,
     Exercise(
         id="3.4",
         name="lora_gradients",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import product
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 import numpy as np
 
 from lora_jax.adapters import DEFAULT
-from lora_jax.exercises.judging import near, number
+from lora_jax.exercises.colleague import TIMES_LESS
+from lora_jax.exercises.judging import number
 from lora_jax.exercises.layer import KEPT_BY_BLOCK
 from lora_jax.exercises.registry import Exercise
 from lora_jax.memory import planner, zoo
@@ -23,12 +23,21 @@ _ROWS = ("adapters", "gradients", "optimizer state")
 
 
 def _rows_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    cases: list[tuple[Any, ...]] = []
-    for names in (("q_proj", "v_proj"), ("down_proj",), ("q_proj", "o_proj", "up_proj")):
-        D, Q, KV, F = (int(n) for n in rng.permutation(np.arange(5, 30))[:4] * 8)
+    """Some targets, one, and all, in another order than the shapes; two of a shape; a count beyond float32."""
+
+    def case(names: tuple[str, ...], layers: int, rank: int) -> tuple[Any, ...]:
+        D, Q, KV, F = (int(n) * 8 for n in rng.permutation(np.arange(5, 30))[:4])
         shapes = {"q_proj": (D, Q), "v_proj": (D, KV), "o_proj": (Q, D), "up_proj": (D, F), "down_proj": (F, D)}
-        cases.append((shapes, int(rng.integers(3, 40)), list(names), int(rng.integers(3, 9))))
-    return cases
+        return shapes, layers, list(names), rank
+
+    D, Q, F = (128 * int(n) for n in rng.choice(np.arange(20, 60), 3, replace=False))
+    large = {"q_proj": (D, Q + 1), "k_proj": (D, Q), "gate_proj": (D, F), "up_proj": (D, F)}
+    return [
+        *(case(names, int(rng.integers(3, 40)), int(rng.integers(3, 9)))
+          for names in (("q_proj", "v_proj"), ("down_proj",), ("q_proj", "o_proj", "up_proj"))),
+        (large, 61, ["up_proj", "q_proj", "gate_proj"], 77),
+        case(("down_proj", "up_proj", "o_proj", "v_proj", "q_proj"), 1, 1),
+    ]  # fmt: skip
 
 
 def _judge_rows(arguments: tuple[Any, ...], answer: Any) -> str | None:
@@ -69,10 +78,17 @@ def _judge_rows(arguments: tuple[Any, ...], answer: Any) -> str | None:
 
 # 4.3: NF4, with and without double quantization.
 def _nf4_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    """Blocks are cut short at the end of a column, and constants do not fill their last group."""
+    """Blocks cut short at the end of a column, and a last group that is not full; whole ones; few; and very many.
+
+    Of the large matrix the bytes of the codes, and those of the constants, are odd: float32 cannot hold them.
+    """
     cases = [(64 * int(rng.integers(5, 30)) + 2 * int(rng.integers(3, 30)), 64 * int(rng.integers(5, 20)) + 7)
              for _ in range(4)]  # fmt: skip
-    return [(*case, double) for case, double in zip(cases, (False, True, False, True), strict=True)]
+    whole = (64 * int(rng.integers(2, 6)), 256 * int(rng.integers(1, 4)))
+    few = (2 * int(rng.integers(1, 32)), 1)
+    large = (2 * (32_769 + 2 * int(rng.integers(0, 15))), 16_501 + 4 * int(rng.integers(0, 100)))
+    cases = [*cases, whole, whole, few, few, large, large]
+    return [(*case, i % 2 == 1) for i, case in enumerate(cases)]
 
 
 def _constants(blocks: int, double: bool) -> int:
@@ -91,6 +107,10 @@ def _judge_nf4(arguments: tuple[Any, ...], answer: Any) -> str | None:
     n = ceil(rows / 64) * columns
     if constants == _constants(n, double):
         return None
+    one_more = (rows % 64 == 0 and constants == _constants((rows // 64 + 1) * columns, double),
+                double and n % 256 == 0 and constants == _constants(n, True) + 4)  # fmt: skip
+    if any(one_more):
+        return "the constants are too many: 64 rows are one block and 256 blocks one group; only what is left adds one."
     known = {
         _constants(rows // 64 * columns, double): "the last block of a column is left out: round rows / 64 up.",
         _constants(rows * ceil(columns / 64), double): "blocks run down a column: columns * ceil(rows / 64) of them.",
@@ -133,56 +153,16 @@ def _judge_drowning(arguments: tuple[Any, ...], answer: Any) -> str | None:
     right, below = (1 + planner.largest(partial(_under, most)) for most in (saved, held))
     if abs(answer - right) <= 1.5:
         return None
-    if near(answer, LENGTH * right, 0.1):
+    if not isfinite(answer):
+        return "a batch is a number of sequences, read off the axis."
+    if abs(answer - LENGTH * right) <= 0.1 * LENGTH * right:
         return "those are tokens: the axis counts sequences."
     if abs(answer - below) <= 1.5:
         return "that is where they pass what LoRA holds: find where they pass what it saves, the upper level line."
-    if near(answer, saved / 1e9, 0.05):
+    if abs(answer - saved / 1e9) <= 0.05 * saved / 1e9:
         return "those are the GB that LoRA saves, on the upright axis: read the batch below the crossing."
     side = "small" if answer < right else "large"
     return f"too {side} a batch: find where the rising line meets the upper level one, and look straight down."
-
-
-# 4.5: a colleague's comparison.
-_COMPARISON_MISTAKES = (
-    "LoRA's weights are missing: frozen, they are still read in every step, 2 bytes each",
-    "an adapter's number takes 16 bytes, not 8: it, its gradient and its two moments are float32",
-    "activations still shrink with what trains: LoRA keeps what full fine-tuning keeps",
-)
-
-
-def _times(P: int, A: int, kept: int, weights: bool = False, halves: bool = False, shrinks: bool = False) -> float:
-    """How many times less LoRA needs, with the mistakes that are True."""
-    adapters = (0 if weights else 2 * P) + (8 if halves else 16) * A + (kept * A / P if shrinks else kept)
-    return (8 * P + kept) / adapters
-
-
-def _times_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    cases = []
-    for _ in range(4):
-        P = int(rng.integers(10**8, 10**11))
-        cases.append((P, int(P * rng.uniform(0.004, 0.03)), int(P * rng.uniform(0.5, 6))))
-    return cases
-
-
-def _judge_times(arguments: tuple[Any, ...], answer: Any) -> str | None:
-    P, A, kept = arguments
-    answer, right = number(answer), _times(P, A, kept)
-    if near(answer, right):
-        return None
-    if near(answer, 1 / right):
-        return "upside down: divide what full fine-tuning needs by what LoRA needs."
-    for made in product((False, True), repeat=3):
-        if any(made) and near(answer, _times(P, A, kept, *made)):
-            return "; ".join(s for s, one in zip(_COMPARISON_MISTAKES, made, strict=True) if one) + "."
-    others = {
-        (8 * P + kept) / (2 * P + 16 * A): "LoRA's activations are missing: it keeps what full fine-tuning keeps.",
-        (8 * P + kept) / (4 * P + 16 * A + kept): "frozen weights have no gradient: 2 bytes each, and not 4.",
-    }
-    for wrong, sentence in others.items():
-        if near(answer, wrong):
-            return sentence
-    return f"you say {answer:.4g} times: write down what lies in memory for each method, and divide."
 
 
 # fmt: off
@@ -228,21 +208,6 @@ EXERCISES = (
         ),
         solution="drowned = 16",
     ),
-    Exercise(
-        id="4.5", name="times_less", title="The colleague's comparison, mended",
-        minutes=10, difficulty=2, cases=_times_cases, judge=_judge_times,
-        hints=(
-            "One mistake is about what is frozen, one about a dtype, one about what the batch brings.",
-            "A frozen weight is read in every step. Does it lie anywhere else than in memory?",
-        ),
-        solution='''def times_less(P, A, kept):
-    """How many times less memory LoRA needs than full fine-tuning: a float. Counts of steps are left aside.
-
-    P bfloat16 weights; A numbers in float32 adapters; `kept` bytes of saved activations; AdamW.
-    """
-    full = 2 * P + 2 * P + 4 * P + kept
-    lora = 2 * P + (4 + 4 + 8) * A + kept
-    return full / lora''',
-    ),
+    TIMES_LESS,
 )
 # fmt: on

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lora_jax.exercises.plain import NotPlain, to_plain
+import jax
+
+from lora_jax.exercises.plain import NotPlain, dumps, to_plain
 from lora_jax.exercises.registry import Exercise, find
 
 CORRECT, NOT_YET, NOT_ATTEMPTED = "correct", "not yet", "not attempted"
@@ -65,9 +67,19 @@ def outcome(exercise: Exercise, answer: Any, seed: int = 0) -> Outcome:
 
 
 def ask(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Reply:
-    """The reply of a learner's function to copies of these arguments."""
+    """The reply of a learner's function to copies of these arguments, which it may not change.
+
+    Products are float32's on every device: left to themselves, GPUs and TPUs round what they multiply to fewer bits.
+    """
+    given = copy.deepcopy(arguments)
     try:
-        return {"answer": to_plain(function(*copy.deepcopy(arguments)))}
+        with jax.default_matmul_precision("highest"):
+            answer = to_plain(function(*given))
+        changed = [i for i, pair in enumerate(zip(given, arguments, strict=True), 1) if not _same(*pair)]
+        if changed:
+            return {"error": f"it changes its argument number {changed[0]} in place, which the caller still needs: "
+                             "make a new array or list instead."}  # fmt: skip
+        return {"answer": answer}
     except NotImplementedError:
         return {"stub": True}
     except NotPlain as error:
@@ -76,9 +88,16 @@ def ask(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Reply:
         return {"error": explain(error)}
 
 
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return dumps(to_plain(one)) == dumps(to_plain(other))
+    except NotPlain:  # arguments are plain data until something else is put into one
+        return False
+
+
 def verdict(exercise: Exercise, cases: list[tuple[Any, ...]], replies: list[Reply]) -> Outcome:
     """The outcome of the replies to these cases. The first that is not right decides."""
-    for arguments, reply in zip(cases, replies, strict=True):
+    for i, (arguments, reply) in enumerate(zip(cases, replies, strict=True)):
         if "stub" in reply:
             return Outcome(NOT_ATTEMPTED, str(reply.get("wrong", "")))
         if "error" in reply:
@@ -90,9 +109,12 @@ def verdict(exercise: Exercise, cases: list[tuple[Any, ...]], replies: list[Repl
             reason = exercise.judge(copy.deepcopy(arguments), reply["answer"])
         except Exception:  # an answer of a kind that the judge did not think of
             reason = f"the answer is of an unexpected form, {describe(reply['answer'])}: compare it with what is asked."
+        if reason is not None and i and arguments is cases[0]:
+            reason = "asked the same as at first it gives another answer: does it keep something between its calls?"
         if reason is not None:
             return Outcome(NOT_YET, reason)
-    return Outcome(CORRECT)
+    reason = exercise.together(copy.deepcopy(cases), [reply["answer"] for reply in replies])
+    return Outcome(CORRECT) if reason is None else Outcome(NOT_YET, reason)
 
 
 def describe(answer: Any) -> str:

@@ -9,67 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from lora_jax.exercises.judging import is_close, named, number
+from lora_jax.exercises.judging import named, nearly, number, within_rounding
 from lora_jax.exercises.registry import Exercise
+from lora_jax.exercises.sampling import NEXT_TOKEN_PROBABILITIES
+from lora_jax.exercises.volume import CHOOSE_VOLUME
 
 Case = tuple[Any, ...]
-TOLERANCE = 1e-5  # rounding of float32
-
-
-# 5.1: sampling.
-def softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max())
-    return e / e.sum()
-
-
-def _sampling_cases(rng: np.random.Generator) -> list[Case]:
-    sizes = [(int(rng.integers(7, 10)), 3), (int(rng.integers(10, 14)), 5), (6, 6)]  # the last keeps every token
-    return [
-        (rng.normal(0, 1.5, V).astype(np.float32), float(t), k)
-        for (V, k), t in zip(sizes, (rng.uniform(0.4, 0.8), rng.uniform(1.4, 2.5), 0.7), strict=True)
-    ]
-
-
-def _judge_sampling(arguments: Case, answer: Any) -> str | None:
-    logits, temperature, k = arguments
-    found, logits = np.asarray(answer, np.float64), logits.astype(np.float64)
-    if found.shape != logits.shape:
-        return f"your answer has shape {found.shape}: return a probability for each of the {logits.size} tokens."
-    if not np.isfinite(found).all():
-        return "there are values that are not finite: subtract the largest logit before exp, or use jax.nn.softmax."
-    keep = logits >= np.sort(logits)[-k]
-    likeliest = np.where(keep, logits, -np.inf)
-    expected = softmax(likeliest / temperature)
-    if is_close(found, expected, TOLERANCE) and not found[~keep].any():
-        return None
-    mistakes = [
-        ("you multiplied the logits by the temperature: divide them by it.", softmax(likeliest * temperature)),
-        ("the temperature has no effect: divide the logits by it, not the probabilities.", softmax(likeliest)),
-        ("these are the model's plain probabilities: neither the temperature nor k is used.", softmax(logits)),
-        ("a logit of 0 forbids no token, since exp(0) is 1: put -inf there.",
-         softmax(np.where(keep, logits / temperature, 0))),
-        ("the values are right and in order of size: leave each at its own token's place.", np.sort(expected)[::-1]),
-    ]  # fmt: skip
-    if abs(found.sum() - 1) > 1e-5:
-        return f"your probabilities sum to {found.sum():.3f}: drop tokens first and take the softmax of what is left."
-    if (kept := int((found > 0).sum())) not in (k, logits.size):
-        return f"{kept} tokens have a chance where k is {k}: keep exactly k."
-    if message := named(found, mistakes, TOLERANCE):
-        return message
-    if kept != k:
-        return f"every token has a chance: only the {k} likeliest may be drawn, the rest has probability 0."
-    if found[np.argmax(logits)] < found.max():
-        return "the likeliest token is not the one of the highest logit: keep the k largest logits, not the smallest."
-    return "the tokens are the right ones and their probabilities are not: take softmax(logits / temperature) of them."
 
 
 # 5.2: the bytes of an adapter.
 def _bytes_cases(rng: np.random.Generator) -> list[Case]:
+    """Two of unlike shapes; then two matrices of one shape, and more numbers than float32 can count; then 1 of all."""
     cases = []
     for width in (4, 2):
         shapes = [tuple(int(n) for n in rng.choice(np.arange(20, 200), 2, replace=False)) for _ in range(3)]
         cases.append((shapes, int(rng.integers(5, 9)), int(rng.integers(10, 20)), width))
-    return cases
+    D, F = (64 * int(n) for n in rng.choice(np.arange(40, 80), 2, replace=False))
+    return [
+        *cases,
+        ([(D, D), (D, D + 1), (D, F), (D, F), (F, D)], 65, 31, 4),
+        ([(int(rng.integers(9, 90)), 7)], 1, 1, 1),
+    ]
 
 
 def _judge_bytes(arguments: Case, answer: Any) -> str | None:
@@ -95,42 +55,6 @@ def _judge_bytes(arguments: Case, answer: Any) -> str | None:
     return message or f"for {shapes}, rank {rank}, {layers} layers, {width} bytes it is {expected:,}, not {answer:,}."
 
 
-# 5.3: how much of an adapter.
-def _volume_cases(rng: np.random.Generator) -> list[Case]:
-    """The best volume for verse is the fifth of seven; the budget ends before it, behind it, and at the base."""
-    cases = []
-    for last in (2, 5, 0):
-        volumes = np.round(np.cumsum([0, *rng.uniform(0.15, 0.3, 6)]), 3)
-        falls = [*rng.uniform(0.06, 0.1, 4), *-rng.uniform(0.06, 0.1, 2)]
-        verse = 4.6 - np.cumsum([0, *falls])
-        stories = 2.4 + np.cumsum([0, *rng.uniform(0.05, 0.08, 6)])
-        allowed = float((stories[last] + stories[last + 1]) / 2 - stories[0])
-        cases.append((volumes.tolist(), verse.tolist(), stories.tolist(), allowed))
-    return cases
-
-
-def _judge_volume(arguments: Case, answer: Any) -> str | None:
-    volumes, verse, stories, allowed = arguments
-    within = [i for i, loss in enumerate(stories) if loss <= stories[0] + allowed]
-    best = min(within, key=lambda i: verse[i])
-    if number(answer) == volumes[best]:
-        return None
-    if answer == best or answer in verse or answer in stories:
-        return "that is a position in the list, or a loss: return the volume that stands there."
-    if answer not in volumes:
-        return f"{answer:.4g} was not measured: choose one of the volumes."
-    at = volumes.index(answer)
-    if at in within and at == within[-1]:
-        return "that is the loudest volume that the budget allows, and a quieter one has the lower loss on verse."
-    if at in within and at == 0:
-        return "that is the base: `allowed` bounds how far the loss on stories rises above stories[0], not the loss."
-    if at in within:
-        return "another volume within the budget has a lower loss on verse: take the lowest of those within it."
-    if verse[at] == min(verse):
-        return "that is best for verse whatever is forgotten: drop first the volumes that forget more than is allowed."
-    return f"there the loss on stories is {stories[at] - stories[0]:.3f} above the base's; {allowed:.3f} is allowed."
-
-
 # 5.4: the products of an adapted block.
 def _judge_products(_: Case, answer: Any) -> str | None:
     known: dict[float, str] = {
@@ -154,8 +78,9 @@ def _mix_cases(rng: np.random.Generator) -> list[Case]:
         return {"a": a.astype(np.float32), "b": b.astype(np.float32), "scaling": float(rng.uniform(1.3, 3))}
 
     # Equal ranks first: averaging the factors is then possible, and wrong.
-    sizes = ((7, 3, 3, 5), (6, 2, 4, 9))
-    return [(adapter(i, one, o), adapter(i, other, o), float(rng.uniform(0.15, 0.4))) for i, one, other, o in sizes]
+    sizes = ((7, 3, 3, 5), (6, 2, 4, 9), (4, 1, 2, 3), (4, 2, 1, 3))
+    weights = (float(rng.uniform(0.15, 0.4)), float(rng.uniform(0.15, 0.4)), 0.0, 1.0)
+    return [(adapter(i, one, o), adapter(i, other, o), t) for (i, one, other, o), t in zip(sizes, weights, strict=True)]
 
 
 def _judge_mix(arguments: Case, answer: Any) -> str | None:
@@ -174,8 +99,15 @@ def _judge_mix(arguments: Case, answer: Any) -> str | None:
             f"a is {a.shape} and b is {b.shape}, and they should be {(inputs, r1 + r2)} and {(r1 + r2, outputs)}: "
             "A's go side by side (axis 1), B's one under the other (axis 0)."
         )
-    first, second, s1, s2 = one["a"] @ one["b"], other["a"] @ other["b"], one["scaling"], other["scaling"]
-    if is_close(a @ b, (1 - t) * s1 * first + t * s2 * second, TOLERANCE):
+    first, second = (np.float64(each["a"]) @ each["b"] for each in (one, other))
+    s1, s2, expected = (
+        one["scaling"],
+        other["scaling"],
+        (1 - t) * one["scaling"] * first + t * other["scaling"] * second,
+    )
+    sizes = (np.abs(np.float64(each["a"])) @ np.abs(each["b"]) for each in (one, other))
+    size = sum(weight * held for weight, held in zip(((1 - t) * s1, t * s2), sizes, strict=True))
+    if within_rounding(a @ b, expected, size, 8):  # the weights, and each factor's numbers, are rounded a few times
         return None
     mistakes = [
         ("the scalings are missing: each update is scaling * A @ B.", (1 - t) * first + t * second),
@@ -186,29 +118,12 @@ def _judge_mix(arguments: Case, answer: Any) -> str | None:
     squared = "A and B are multiplied, so what stands on both is squared: put weights and scalings on one of the two."
     powers = ((2, 1), (1, 2), (2, 2))
     mistakes += [(squared, (1 - t) ** p * s1**q * first + t**p * s2**q * second) for p, q in powers]
-    why = named(a @ b, mistakes, TOLERANCE)
+    why = named(a @ b, mistakes, 1e-5) or nearly(a @ b, expected, size)
     return why or "a @ b is not (1-t) s1 A1 B1 + t s2 A2 B2: print both for small shapes."
 
 
 EXERCISES = (
-    Exercise(
-        id="5.1",
-        name="next_token_probabilities",
-        title="The temperature sharpens or flattens, and k cuts off the tail",
-        minutes=10,
-        difficulty=2,
-        cases=_sampling_cases,
-        judge=_judge_sampling,
-        hints=(
-            "Three steps: divide the logits by the temperature, drop all but the k largest, take the softmax.",
-            "exp(-inf) is 0: put -jnp.inf where a logit is below the k-th largest, which jnp.sort(logits)[-k] finds.",
-        ),
-        solution='''def next_token_probabilities(logits, temperature, k):
-    """The chance of each token to be drawn: logits (V,), temperature above 0, the k likeliest kept -> (V,)."""
-    kept = jnp.where(logits >= jnp.sort(logits)[-k], logits, -jnp.inf)
-    return jax.nn.softmax(kept / temperature)
-''',
-    ),
+    NEXT_TOKEN_PROBABILITIES,
     Exercise(
         id="5.2",
         name="adapter_file_bytes",
@@ -227,24 +142,7 @@ EXERCISES = (
     return layers * numbers * bytes_per_number
 ''',
     ),
-    Exercise(
-        id="5.3",
-        name="choose_volume",
-        title="As much verse as the stories can bear",
-        minutes=10,
-        difficulty=2,
-        cases=_volume_cases,
-        judge=_judge_volume,
-        hints=(
-            "volumes[0] is 0, so stories[0] is the base's own loss: what is forgotten is measured from there.",
-            "First keep the volumes within the budget, then take the one of them whose loss on verse is lowest.",
-        ),
-        solution='''def choose_volume(volumes, verse, stories, allowed):
-    """The volume best for verse where the loss on stories is at most `allowed` above the base's; lists -> a number."""
-    within = [i for i, loss in enumerate(stories) if loss - stories[0] <= allowed]
-    return volumes[min(within, key=lambda i: verse[i])]
-''',
-    ),
+    CHOOSE_VOLUME,
     Exercise(
         id="5.4",
         name="extra_products",

@@ -1,7 +1,7 @@
 """The exercises of notebook 01: what a model holds, what it is asked, how wrong it is, and a step that mends it.
 
-Letters: B batch, T time, V vocabulary, D width, F feed-forward width, L layers, H query heads, K key/value heads, C
-head size. A judge knows plausible mistakes by the answers that they give.
+Letters: V vocabulary, D width, F feed-forward width, L layers, H query heads, K key/value heads, C head size. A judge
+knows plausible mistakes by the answers that they give. What a model is asked, and how wrong it is: `next_token.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from lora_jax.exercises.judging import SIXTEEN_BITS, number, within_rounding
+from lora_jax.exercises.next_token import NEXT_TOKEN_LOSS, NEXT_TOKENS
 from lora_jax.exercises.registry import Exercise
 
 Arguments = tuple[Any, ...]
@@ -18,17 +20,26 @@ Cases = list[Arguments]
 Rng = np.random.Generator
 
 VOCABULARY = 2048  # of the small model
-TOLERANCE = 1e-5  # float32 summed in another order differs by less; the mistakes differ by far more
 
 
 def sizes(rng: Rng) -> Cases:
-    """Four shapes of models, no two numbers in one alike; tied and untied in turn."""
+    """Shapes of models, no two numbers in one alike, tied and untied in turn; then the smallest, and two large ones.
+
+    In the smallest the heads are together as wide as the model. The counts of the large ones are odd, and beyond what
+    float32 can hold.
+    """
     found: Cases = []
     for i in range(4):
         K = int(rng.integers(2, 4))
         V, D, F, L = (int(rng.integers(*ends)) for ends in ((90, 150), (20, 40), (50, 60), (4, 6)))
         found.append((V, D, F, L, 3 * K, K, int(rng.choice([10, 14])), i % 2 == 0))
-    return found
+    V, D, F = (2 * int(rng.integers(*ends)) for ends in ((16_000, 30_000), (700, 900), (2_000, 3_000)))
+    return [
+        *found,
+        (int(rng.integers(13, 90)), 12, 5, 1, 4, 2, 3, False),
+        (V, D + 1, F, 24, 12, 1, 64, True),
+        (V + 1, D + 1, F, 25, 9, 3, 64, True),
+    ]
 
 
 def parameters(V: int, D: int, F: int, L: int, H: int, K: int, C: int, *, norms: int = 2, last: int = 1,
@@ -41,7 +52,7 @@ def parameters(V: int, D: int, F: int, L: int, H: int, K: int, C: int, *, norms:
 def judge_count(arguments: Arguments, answer: Any) -> str | None:
     *letters, tied = arguments
     V, D, F, L, H, K, C = letters
-    heads = 1 if tied else 2
+    heads, answer = 1 if tied else 2, number(answer)
     right = parameters(*letters, heads=heads)
     if answer == right:
         return None
@@ -61,111 +72,12 @@ def judge_count(arguments: Arguments, answer: Any) -> str | None:
     return f"for V={V}, D={D}, F={F}, L={L}, H={H}, K={K}, C={C}, tied={tied} it is {right:,}, not {answer:,}: {why}."
 
 
-def rows(rng: Rng) -> Cases:
-    """Two cases of three rows: one whole document, several side by side, and some with padding behind them."""
-    found: Cases = []
-    for T in (11, 14):
-        tokens = np.stack([rng.permutation(90)[:T] for _ in range(3)]).astype(np.int32) + 1
-        cut, end = int(rng.integers(2, T - 5)), int(rng.integers(T - 4, T - 1))
-        segments = np.ones((3, T), np.int32)
-        segments[1:, cut:] = 2
-        segments[2, end:] = 0
-        found.append((np.where(segments == 0, 0, tokens), segments))
-    return found
-
-
-def judge_targets(arguments: Arguments, answer: Any) -> str | None:
-    tokens, segments = arguments
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        return "return two arrays of the shape of `tokens`: the targets and the mask."
-    targets, mask = (np.asarray(a) for a in answer)
-    for name, array in (("targets", targets), ("mask", mask)):
-        if array.shape != tokens.shape:
-            return (f"your {name} have shape {array.shape}: keep {tokens.shape}, one entry a token, and let the mask "
-                    "be 0 where nothing follows.")  # fmt: skip
-    same = segments[:, 1:] == segments[:, :-1]
-    learned = np.pad(same & (segments[:, 1:] != 0), ((0, 0), (0, 1)))
-    after = np.roll(tokens, -1, axis=1)
-    if not np.array_equal(targets[learned], after[learned]):
-        if np.array_equal(targets[learned], tokens[learned]):
-            return "your targets are the tokens themselves, which the model sees: shift them by one."
-        if np.array_equal(targets[:, 1:], tokens[:, :-1]):
-            return "you shifted the wrong way: at position t the target is token t + 1, not token t - 1."
-        if np.array_equal(targets, np.roll(tokens, -1, 0)):
-            return "you shifted across the rows: shift along time, axis 1."
-        return "the target at position t is the token at t + 1 of the same row."
-    if np.array_equal(mask != 0, ~learned):
-        return "your mask is the wrong way round: it is 1 where the target is to be learned, and 0 elsewhere."
-    if np.any((mask == 0) & learned):
-        return (f"your mask is 0 at {np.sum((mask == 0) & learned)} positions whose next token stands in the same "
-                "document: compare the segment at t with the one at t + 1.")  # fmt: skip
-    extra = (mask != 0) & ~learned
-    if np.any(extra[:, -1] & (segments[:, -1] != 0)):
-        return "your mask is 1 at the end of a row: nothing follows there (a roll brings back the row's first token)."
-    if np.any(extra & (segments == 0)):
-        return "your mask is 1 on padding: segment 0 is no text, and there is nothing to learn from it."
-    if np.any(extra):
-        return "your mask is 1 where a document ends and the next begins: no token tells which document follows."
-    return None if np.all(mask[learned] == 1) else "your mask is neither 0 nor 1 somewhere: it counts tokens."
-
-
-def guesses(rng: Rng) -> Cases:
-    """Logits whose rows differ in how much is masked; the last are so large that a bare exponential overflows."""
-    found: Cases = []
-    for B, T, V, offset in ((3, 5, 7, 0.0), (2, 6, 11, 0.0), (4, 3, 9, 1000.0)):
-        logits = np.round(8 * rng.normal(0, 2, (B, T, V))) / 8 + offset  # eighths: exact in float32 at any offset
-        mask = np.ones((B, T), np.float32)
-        mask[:, -1] = 0
-        mask[0, 1:] = 0
-        found.append((logits.astype(np.float32), rng.integers(0, V, (B, T)).astype(np.int32), mask))
-    return found
-
-
-def log_softmax(logits: np.ndarray, axis: int = -1) -> np.ndarray:
-    z = logits.astype(np.float64) - logits.max(axis=axis, keepdims=True)
-    return z - np.log(np.exp(z).sum(axis=axis, keepdims=True))
-
-
-def judge_nll(arguments: Arguments, answer: Any) -> str | None:
-    logits, targets, mask = arguments
-
-    def at_targets(values: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(values.astype(np.float64), targets[..., None], axis=-1)[..., 0]
-
-    if isinstance(answer, np.ndarray):
-        return f"return one number, the mean over the tokens that count, not an array of shape {answer.shape}."
-    nats = -at_targets(log_softmax(logits))  # (B, T)
-    right = float(np.sum(nats * mask) / np.sum(mask))
-    if math.isclose(answer, right, rel_tol=TOLERANCE):
-        return None
-    if not math.isfinite(answer):
-        return (f"with logits near {logits.mean():.0f} your answer is {answer}: exp overflows; subtract each row's "
-                "largest logit first, or use jax.nn.log_softmax.")  # fmt: skip
-    over_time = -at_targets(log_softmax(logits, axis=1))  # (B, T)
-    each = np.sum(nats * mask, axis=1) / np.sum(mask, axis=1)
-    mistakes = (
-        (-right, "the sign is wrong: a log-probability is negative, and the loss is its negative"),
-        (right * np.sum(mask), "you summed: divide by the number of tokens that count"),
-        (np.mean(nats * mask), "you divided by all positions: divide by the sum of the mask"),
-        (np.mean(nats), "you counted the masked positions too: multiply by the mask"),
-        (np.mean(over_time * mask), "two at once: the softmax runs over time, and you divided by all positions"),
-        (right / math.log(2), "that is in bits: take the natural logarithm, for nats"),
-        (math.exp(right), "that is the perplexity, exp of the loss: leave the exponential out"),
-        (np.mean(each), "you took the mean of the rows' means: every token counts alike, so sum all, then divide once"),
-        (-np.sum(at_targets(logits) * mask) / np.sum(mask), "these are the bare logits: they need a log-softmax first"),
-        (-np.sum(np.exp(-nats) * mask) / np.sum(mask), "these are probabilities: take their logarithm"),
-        (np.sum(over_time * mask) / np.sum(mask), "your softmax runs over time: it goes over the vocabulary, axis -1"),
-    )  # fmt: skip
-    for value, why in mistakes:
-        if math.isclose(answer, value, rel_tol=TOLERANCE):
-            return f"{why}."
-    return (f"the answer is {answer:.4f} where it should be {right:.4f}: take the log-softmax over the last axis, pick "
-            "each target's entry, and average the negatives over the mask.")  # fmt: skip
-
-
 def judge_random_loss(arguments: Arguments, answer: Any) -> str | None:
-    if math.isclose(answer, math.log(VOCABULARY), abs_tol=0.1):
+    answer = number(answer)
+    if math.isclose(answer, math.log(VOCABULARY), abs_tol=0.05):  # one decimal is enough
         return None
+    if math.isnan(answer):
+        return "that is not a number: the logarithm of a number below 0 is none."
     mistakes = (
         (math.log2(VOCABULARY), "that is in bits: the loss here is in nats, the natural logarithm"),
         (math.log10(VOCABULARY), "that is a logarithm to the base 10: take the natural one"),
@@ -176,32 +88,42 @@ def judge_random_loss(arguments: Arguments, answer: Any) -> str | None:
         (0, "a loss of 0 means certain and right: a random model is neither"),
     )
     for value, why in mistakes:
-        if math.isclose(answer, value, rel_tol=0.01, abs_tol=1e-9):
+        if math.isclose(answer, value, rel_tol=1e-4 if value == 1 - 1 / VOCABULARY else 0.01, abs_tol=1e-9):
             return f"{why}."
     way = "high" if answer > math.log(VOCABULARY) else "low"
     return f"too {way}: to a model that knows nothing each of V tokens is about as likely; take -ln of that chance."
 
 
 def trees(rng: Rng) -> Cases:
-    """Parameters and gradients in trees of three shapes, no two rates alike."""
+    """Parameters and gradients in trees of several shapes, no two rates alike.
+
+    The third has gradients that stand in another order than the parameters: their names tell. The last two are a bare
+    array, whose numbers are large, and a tree of single numbers, some of whose gradients are 0.
+    """
+
+    def array(*shape: int, scale: float = 1.0) -> np.ndarray:
+        return rng.normal(0, scale, shape).astype(np.float32)
 
     def tree(i: int) -> Any:
-        def array(*shape: int) -> np.ndarray:
-            return rng.normal(0, 1, shape).astype(np.float32)
-
         inner = {"q_proj": array(2, 3, 4), "o_proj": array(2, 4, 3)}
+        runs = [{"w": array(4), "b": array(4)}, {"w": array(5)}]
         return [{"w": array(3, 2), "b": array(2)}, {"layers": {"self_attn": inner}, "norm": array(3)},
-                {"runs": [{"w": array(4)}, {"w": array(5)}], "embed_tokens": array(6, 3)}][i]  # fmt: skip
+                {"runs": runs, "embed_tokens": array(6, 3)}][i]  # fmt: skip
 
-    return [(tree(i), tree(i), rate) for i, rate in enumerate((0.1, 0.03, 0.25))]
+    found = [(tree(i), tree(i), rate) for i, rate in enumerate((0.1, 0.03, 0.25))]
+    slopes = found[2][1]
+    slopes["runs"][0] = {name: slopes["runs"][0][name] for name in ("b", "w")}
+    one = {"norm": array(1), "runs": [array(1, 1), array(1)]}
+    still = {"norm": array(1), "runs": [np.zeros((1, 1), np.float32), array(1)]}
+    return [*found, (array(5, scale=1e4), array(5), 1e-2), (one, still, 2.0)]
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:
-    """The arrays of a tree by their paths, such as "layers.norm"."""
+    """The arrays of a tree by their paths, such as "layers.norm"; in a list, "[0]"."""
     if not isinstance(tree, dict | list | tuple):
         return {path: np.asarray(tree)}
     found: dict[str, Any] = {}
-    for name, node in tree.items() if isinstance(tree, dict) else enumerate(tree):
+    for name, node in tree.items() if isinstance(tree, dict) else ((f"[{i}]", node) for i, node in enumerate(tree)):
         found |= leaves(node, f"{path}.{name}".lstrip("."))
     return found
 
@@ -215,11 +137,17 @@ def judge_step(arguments: Arguments, answer: Any) -> str | None:
     if wrong := [p for p in old if new[p].shape != old[p].shape]:
         return f"{wrong[0]} has shape {new[wrong[0]].shape}, and had {old[wrong[0]].shape}: a step changes no shape."
 
-    def made_by(rule: Any) -> bool:
-        return all(np.allclose(new[p], rule(old[p], slope[p]), rtol=TOLERANCE, atol=TOLERANCE) for p in old)
+    def is_step(p: str, gradient: Any, roundings: int = 3) -> bool:
+        w, g = np.float64(old[p]), np.float64(gradient)
+        return within_rounding(new[p], w - rate * g, np.abs(w) + rate * np.abs(g), roundings)
 
-    if made_by(lambda w, g: w - rate * g):
+    wrong = [p for p in old if not is_step(p, slope[p])]
+    if not wrong:
         return None
+
+    def made_by(rule: Any) -> bool:
+        return all(np.allclose(new[p], rule(old[p], slope[p]), rtol=1e-5, atol=1e-5) for p in old)
+
     mistakes = (
         (lambda w, g: w, "nothing moved: subtract rate times the gradient"),
         (lambda w, g: w + rate * g, "you walked uphill: the gradient points where the loss grows, so subtract it"),
@@ -233,7 +161,14 @@ def judge_step(arguments: Arguments, answer: Any) -> str | None:
     for rule, why in mistakes:
         if made_by(rule):
             return f"{why}."
-    return "some array is not w - rate * g: every array of the tree, however deep, takes the same step."
+    if list(slope) != list(old) and all(
+        old[p].shape == g.shape and is_step(p, g) for p, g in zip(old, slope.values(), strict=True)
+    ):
+        return "you paired arrays with gradients by the order in which they stand: pair them by their names."
+    if all(is_step(p, slope[p], 2**17) for p in old):
+        return SIXTEEN_BITS
+    return (f"some array is not w - rate * g, {wrong[0] or 'the only one'}: every array of the tree, however deep, "
+            "takes the same step.")  # fmt: skip
 
 
 EXERCISES = (
@@ -251,33 +186,8 @@ def count_parameters(V, D, F, L, H, K, C, tied):
     return V * D + L * layer + D + (0 if tied else D * V)
 ''',
     ),
-    Exercise(
-        id="1.2", name="next_tokens", title="What each position is asked", minutes=10, difficulty=2,
-        cases=rows, judge=judge_targets,
-        hints=("jnp.roll(tokens, -1, axis=1) puts token t + 1 at place t; what comes to the last place must not count.",
-               "A target counts where segments[:, 1:] equals segments[:, :-1] and is not 0; add a column of zeros."),
-        solution='''
-def next_tokens(tokens, segments):
-    """(targets, mask), each (B, T) as `tokens` and `segments` are; segment 0 is padding. The mask is 1 or 0."""
-    targets = jnp.roll(tokens, -1, axis=1)
-    same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] != 0)
-    return targets, jnp.pad(same.astype(jnp.float32), ((0, 0), (0, 1)))
-''',
-    ),
-    Exercise(
-        id="1.3", name="next_token_loss", title="Find the mistakes in a loss", minutes=15, difficulty=3,
-        cases=guesses, judge=judge_nll,
-        hints=("What is exp of 1,000 in float32? jax.nn.log_softmax takes each row's largest logit off first.",
-               "Of each position only one entry counts: jnp.take_along_axis(..., targets[..., None], axis=-1).",
-               "Multiply by the mask before you sum, and divide by the mask's sum, not by B * T."),
-        solution='''
-def next_token_loss(logits, targets, mask):
-    """The mean, in nats, over the tokens that `mask` (B, T) keeps, of -log p(target). `logits` are (B, T, V)."""
-    log_p = jax.nn.log_softmax(logits, axis=-1)
-    nats = -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
-    return jnp.sum(nats * mask) / jnp.sum(mask)
-''',
-    ),
+    NEXT_TOKENS,
+    NEXT_TOKEN_LOSS,
     Exercise(
         id="1.4", name="random_loss", title="Predict the loss of a model that knows nothing", minutes=5, difficulty=1,
         cases=lambda rng: [()], judge=judge_random_loss,

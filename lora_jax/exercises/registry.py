@@ -37,6 +37,8 @@ class Exercise:
     judge: Callable[[tuple[Any, ...], Any], str | None]
     hints: tuple[str, ...]
     solution: str  # source, as a learner would write it
+    # together(cases, answers): what no single case shows, such as a seed that is ignored. Asked where each is right.
+    together: Callable[[list[tuple[Any, ...]], list[Any]], str | None] = lambda cases, answers: None
 
     @property
     def is_function(self) -> bool:
@@ -46,8 +48,12 @@ class Exercise:
         )
 
     def draw(self, seed: int) -> list[tuple[Any, ...]]:
-        """The cases of a seed: the same for the same seed, and other ones for each exercise."""
-        return self.cases(np.random.default_rng([seed, zlib.crc32(self.id.encode())]))
+        """The cases of a seed: the same for the same seed, and other ones for each exercise.
+
+        A function is asked the first once more at the end: an answer that keeps something between its calls is wrong.
+        """
+        cases = self.cases(np.random.default_rng([seed, zlib.crc32(self.id.encode())]))
+        return cases + cases[:1] if self.is_function else cases
 
 
 def topic(number: int) -> tuple[Exercise, ...]:
