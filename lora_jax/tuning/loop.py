@@ -135,13 +135,16 @@ def _save(path: str | Path, state: State, about: Mapping[str, Any]) -> None:
 
 
 def _load(path: str | Path, like: State, about: Mapping[str, Any]) -> State:
-    (trainable, opt_state), found = checkpoints.load(path, (like.trainable, like.opt_state))
     here = json.loads(json.dumps(dict(about)))
-    for name in sorted({*here, *found["run"]}):
-        if here.get(name) != found["run"].get(name):
-            raise InputError(
-                f"{path} is a checkpoint of another run: {name} is {found['run'].get(name)!r} there and "
-                f"{here.get(name)!r} here; give the same settings to go on, or another place to start anew"
-            )
+
+    def check(found: Mapping[str, Any]) -> None:
+        for name in sorted({*here, *found["run"]}):
+            if here.get(name) != found["run"].get(name):
+                raise InputError(
+                    f"{path} is a checkpoint of another run: {name} is {found['run'].get(name)!r} there and "
+                    f"{here.get(name)!r} here; give the same settings to go on, or another place to start anew"
+                )
+
+    (trainable, opt_state), found = checkpoints.load(path, (like.trainable, like.opt_state), check)
     evaluations = [(int(step), float(value)) for step, value in found["evaluations"]]
     return State(found["step"], trainable, opt_state, found["losses"], evaluations)

@@ -5,7 +5,7 @@ AdamW is about as large as the learning rate, so that most of them are lost wher
 a second moment, which should shrink by a thousandth, stays where it is. Three ways, by name (`ROUNDING`):
 
 - "master": the optimizer works on a float32 copy of the weights, its own moments in float32; the weights that are used
-  are that copy, rounded. It holds 4 bytes a weight more (arXiv 1710.03740).
+  are that copy, rounded. It holds 4 bytes a weight more (arXiv 1710.03740). See `spread` for where the copy begins.
 - "stochastic": no copy. The sum is formed in float32 and rounded up or down by chance, so that it is right on average:
   an update that is a tenth of a step of bfloat16 makes the step once in ten times (arXiv 2010.06192).
 - "nearest": everything in 16 bits, as optax does it when it is given such weights: to show what goes wrong.
@@ -62,8 +62,9 @@ def rounded(
 ) -> optax.GradientTransformation:
     """`inner` for `params` (arrays or shapes), of which those in 16 bits take its updates by `rounding`.
 
-    Where nothing of them is in 16 bits it is `inner` itself. Raises InputError where there is no such rounding, where
-    it is given and there is nothing to round, and where "stochastic" has no `key` to draw with or is of float16.
+    Where nothing of them is in 16 bits it is `inner` itself. "stochastic" draws from `key` at every step, "master" once,
+    and from any key. Raises InputError where there is no such rounding, where it is given and there is nothing to
+    round, and where "stochastic" has no key or is of float16.
     """
     way, dtypes = check_rounding(rounding), {x.dtype.name for x in jax.tree.leaves(params) if is_16_bits(x)}
     if not dtypes and rounding is not None:
@@ -71,7 +72,7 @@ def rounded(
     if not dtypes or way == "nearest":
         return inner
     if way == "master":
-        return float32_master(inner)
+        return float32_master(inner, jax.random.key(0) if key is None else key)
     if key is None:
         raise InputError("stochastic rounding draws random numbers: give a key")
     if "float16" in dtypes:
@@ -86,11 +87,11 @@ class Master(NamedTuple):
     inner: Any
 
 
-def float32_master(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner` on a float32 copy of the weights in 16 bits: updates below their resolution add up in the copy."""
+def float32_master(inner: optax.GradientTransformation, key: Any) -> optax.GradientTransformation:
+    """`inner` on a float32 copy of the weights in 16 bits, which `key` spreads: small updates add up in the copy."""
 
     def init(params: Any) -> Master:
-        copy = jax.tree.map(lambda x: x.astype(jnp.float32) if is_16_bits(x) else None, params)
+        copy = jax.tree.map(lambda one, x: spread(one, x) if is_16_bits(x) else None, _keys(key, params), params)
         return Master(copy, inner.init(_whole(copy, params)))
 
     def update(gradients: Any, state: Master, params: Any = None) -> tuple[Any, Master]:
@@ -102,6 +103,21 @@ def float32_master(inner: optax.GradientTransformation) -> optax.GradientTransfo
         return _difference(used, params, updates), Master(copy, inner_state)
 
     return optax.GradientTransformation(init, update)
+
+
+def spread(key: Any, x: Any) -> Any:
+    """For each number in 16 bits one, drawn by chance, of the float32 numbers that are rounded to it. 0 stays 0.
+
+    A float32 copy that began as the number itself, in the middle of these, would have to move by half a step of 16 bits
+    before the rounded copy moved at all: as long as updates have come to less, what is used lags behind the copy. From
+    a random place a tenth of a step takes one number in ten across, and what is used moves as far, on average, as the
+    copy does.
+    """
+    half = 2 ** (22 - jnp.finfo(x.dtype).nmant)  # of the numbers between two neighbours in 16 bits
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    moved = bits + jax.random.randint(key, x.shape, 1 - half, half).astype(jnp.uint32)
+    found = jax.lax.bitcast_convert_type(moved, jnp.float32)
+    return jnp.where((x == 0) | ~jnp.isfinite(x), x.astype(jnp.float32), found)
 
 
 class Stochastic(NamedTuple):
@@ -120,14 +136,13 @@ def stochastic(inner: optax.GradientTransformation, key: Any) -> optax.GradientT
     def update(gradients: Any, state: Stochastic, params: Any = None) -> tuple[Any, Stochastic]:
         weights = _to_float32(params)
         updates, inner_state = inner.update(_to_float32(gradients), state.inner, weights)
-        new = jax.tree.leaves(optax.apply_updates(weights, updates))
-        held = jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(key))
-        after, *keys = jax.random.split(held, len(new) + 1)
-        leaves = [
-            round_stochastically(one, x).astype(jnp.float32) if is_16_bits(old) else x
-            for one, x, old in zip(keys, new, jax.tree.leaves(params), strict=True)
-        ]
-        used = jax.tree.unflatten(jax.tree.structure(params), leaves)
+        new = optax.apply_updates(weights, updates)
+        after, now = jax.random.split(jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(key)))
+
+        def by_chance(one: Any, x: Any, old: Any) -> Any:
+            return round_stochastically(one, x).astype(jnp.float32) if is_16_bits(old) else x
+
+        used = jax.tree.map(by_chance, _keys(now, params), new, params)
         return _difference(used, params, updates), Stochastic(jax.random.key_data(after), inner_state)
 
     return optax.GradientTransformation(init, update)
@@ -160,6 +175,12 @@ def clip_by_norm(most: float) -> optax.GradientTransformation:
 
 def _to_float32(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(jnp.float32) if is_16_bits(x) else x, tree)
+
+
+def _keys(key: Any, tree: Any) -> Any:
+    """A key for each leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
 
 
 def _is_none(x: Any) -> bool:
