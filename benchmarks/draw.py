@@ -43,7 +43,7 @@ def _setup(chance: random.Random) -> Setup:
         attention=_pick(chance, {"blockwise": 6, "dense": 4}),
         optimizer=optimizer,
         moments=moments if optimizer in ("adamw", "momentum") else None,
-        master=master and method == "full" and dtype == "bfloat16",
+        rounding=("master" if master else "nearest") if method == "full" and dtype == "bfloat16" else None,
     )
 
 

@@ -26,15 +26,17 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, *, accumulate
 
     The gradient is taken over `trainable` alone. The buffers of `trainable` and `opt_state` are donated: the caller's
     are gone after the call. With `accumulate` = n the batch's rows go through in n parts, one after the other, weighted
-    by the tokens to be learned in each: the same gradient in less memory.
+    by the tokens to be learned in each: the same gradient in less memory. Parts are summed, and the norm is taken, in
+    float32; how weights in 16 bits take an update is the optimizer's matter (`tuning/optimizers.py`).
     """
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(trainable: Tree, opt_state: Tree, frozen: Tree, batch: Batch) -> Any:
         value, gradient = _value_and_grad(loss, accumulate, trainable, frozen, batch)
         with jax.named_scope("optimizer"):
+            norm = optax.tree.norm(optax.tree.cast(gradient, jnp.float32))
             updates, opt_state = optimizer.update(gradient, opt_state, trainable)
-            return optax.apply_updates(trainable, updates), opt_state, value, optax.tree.norm(gradient)
+            return optax.apply_updates(trainable, updates), opt_state, value, norm
 
     return step
 
@@ -55,8 +57,15 @@ def _value_and_grad(loss: Loss, parts: int, trainable: Tree, frozen: Tree, batch
             lambda t, x: t + (share * x).astype(t.dtype), total, value_and_grad(trainable, frozen, part)
         ), None
 
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
-    return jax.lax.scan(add, zero, {name: split(name, x) for name, x in batch.items()})[0]
+    zero = (jnp.zeros(()), accumulators(trainable))
+    value, total = jax.lax.scan(add, zero, {name: split(name, x) for name, x in batch.items()})[0]
+    return value, optax.tree.cast_like(total, trainable)
+
+
+def accumulators(trainable: Tree) -> Tree:
+    """The zeros that the gradients of a batch's parts are added to: in float32, where small ones would be lost in 16
+    bits."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), trainable)
 
 
 def evaluate(loss: Loss, trainable: Tree, frozen: Tree, batches: Sequence[Batch]) -> float:

@@ -24,7 +24,7 @@ from lora_jax import attention as attentions
 from lora_jax.cross_entropy import cross_entropy
 from lora_jax.errors import InputError
 from lora_jax.rope import RopeScaling, rope, rope_frequencies
-from lora_jax.weights import Biased, pytree
+from lora_jax.weights import Biased, pytree, rows
 
 Params = dict[str, Any]
 Batch = dict[str, Any]
@@ -169,7 +169,7 @@ def run_layers(
     """
     params = read_prompt(config, params, remat=remat, attention=attention)
     inputs = jnp.asarray(inputs)
-    x = inputs if jnp.issubdtype(inputs.dtype, jnp.floating) else params["embed_tokens"][inputs]  # (B, T, D)
+    x = inputs if jnp.issubdtype(inputs.dtype, jnp.floating) else rows(params["embed_tokens"], inputs)  # (B, T, D)
     B, T, _ = x.shape
     segments = jnp.ones((B, T), jnp.int32) if segments is None else jnp.asarray(segments)
     positions = jnp.broadcast_to(jnp.arange(T), (B, T)) if positions is None else jnp.asarray(positions)

@@ -107,6 +107,36 @@ def _backward(kept: tuple[Array, Array], d: Array) -> tuple[Array, Array]:
 product_f32.defvjp(_forward, _backward)
 
 
+def rows(w: Any, ids: Int[Array, "..."]) -> Float[Array, "... out"]:
+    """`w[ids]`. A row's gradient is summed in float32, over all the places where it is read, and rounded once.
+
+    Autodiff sums it in the dtype of `w`. In bfloat16 the sum stops growing after a few hundred terms, and of a token
+    that a batch holds thousands of times most is lost.
+    """
+    return _rows(w, ids) if not isinstance(w, Weight) and w.dtype.itemsize < 4 else w[ids]
+
+
+@jax.custom_vjp
+def _rows(w: Array, ids: Array) -> Array:
+    return w[ids]
+
+
+def _rows_forward(w: Array, ids: Array) -> tuple[Array, tuple[Array, Array]]:
+    return w[ids], (w, ids[..., None])  # (..., 1): where autodiff keeps them
+
+
+def _rows_backward(kept: tuple[Array, Array], d: Array) -> tuple[Array, None]:
+    w, ids = kept
+    # As many sums as there are tokens, N, and not as there are rows: less to hold in float32.
+    which, place = jnp.unique(ids, return_inverse=True, size=ids.size, fill_value=w.shape[0])  # (N,) each
+    flat = d.reshape(ids.size, -1).astype(jnp.float32)  # (N, out)
+    sums = jax.ops.segment_sum(flat, place.ravel(), ids.size).astype(w.dtype)  # (N, out)
+    return jnp.zeros_like(w).at[which].set(sums, mode="drop"), None
+
+
+_rows.defvjp(_rows_forward, _rows_backward)
+
+
 def matmul_f32(x: Any, w: Any, add: Any) -> Any:
     """`x @ w + add` for a float32 `add`, summed in float32 and rounded to `x.dtype`.
 

@@ -96,17 +96,20 @@ def constants(setup):
 
 
 def optimizer(setup):
-    """optax's rules, for what trains (or its float32 master copy, which is then state too).
+    """optax's rules, for what it works on: what trains or, of weights in bfloat16 that are rounded, float32 of them.
 
-    AdamW: mu in `moments` or the dtype of what trains, nu in the dtype of what trains, a count. Momentum: a trace in
-    `moments` or the dtype of what trains. SGD: nothing. Adafactor: see `adafactor`.
+    AdamW: mu in `moments` or the dtype of what it works on, nu in the latter, a count. Momentum: a trace in `moments` or
+    the dtype of what it works on. SGD: nothing. Adafactor: see `adafactor`. A master copy is state too; stochastic
+    rounding has a key, two numbers of 4 bytes.
     """
-    found = [(shape, "float32" if setup.master else dtype) for shape, dtype in trained(setup)]
+    halves = setup.method == "full" and setup.dtype == "bfloat16"
+    way = (setup.rounding or "master") if halves else None
+    found = [(shape, "float32" if way in ("master", "stochastic") else dtype) for shape, dtype in trained(setup)]
     own = sum(math.prod(shape) * BYTES[dtype] for shape, dtype in found)
     first = sum(math.prod(shape) * BYTES[setup.moments or dtype] for shape, dtype in found)
     factored = COUNT + sum(adafactor(shape) * BYTES[dtype] for shape, dtype in found)
     state = {"adamw": first + own + COUNT, "momentum": first, "sgd": 0, "adafactor": factored}
-    return state[setup.optimizer] + (own if setup.master else 0)
+    return state[setup.optimizer] + {"master": own, "stochastic": 8}.get(way, 0)
 
 
 def adafactor(shape):
@@ -126,11 +129,12 @@ def static_rows(setup):
     """Every row that no batch changes."""
     weights, quantized = base(setup)
     trains = sum(math.prod(shape) * BYTES[dtype] for shape, dtype in trained(setup))
+    summed = sum(4 * math.prod(shape) for shape, _ in trained(setup))  # the parts' gradients, in float32
     return {
         "weights": weights,
         "quantization constants": quantized,
         "adapters": 0 if setup.method == "full" else trains,
         "adapter constants": constants(setup),
         "optimizer state": optimizer(setup),
-        "gradients": trains,
+        "gradients": summed if setup.accumulate > 1 else trains,
     }

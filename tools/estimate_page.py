@@ -130,7 +130,7 @@ def _said(setup: Setup) -> str:
         "rematerialized" if setup.remat else "",
         setup.optimizer,
         f"{setup.moments} moments" if setup.moments else "",
-        "float32 master" if setup.master else "",
+        "float32 master" if setup.rounds == "master" else "",
     ]
     return ", ".join(filter(None, said))
 

@@ -24,7 +24,7 @@ from lora_jax.adapters import placement
 from lora_jax.adapters.base import Adapted, Adapter, Tree, partition
 from lora_jax.adapters.method import Method, Option, PeftFormat
 from lora_jax.errors import InputError
-from lora_jax.weights import dense, matmul_f32, product_f32, pytree
+from lora_jax.weights import dense, matmul_f32, product_f32, pytree, rows
 
 
 @pytree
@@ -43,8 +43,8 @@ class LoRA(Adapter):
         return matmul_f32(x, w, product_f32(xa.astype(x.dtype), self.b))
 
     def rows(self, ids: Int[Array, "..."], w: Any) -> Float[Array, "... out"]:
-        rows = w[ids]  # (..., D)
-        return (rows + self.scaling * (self.a[ids] @ self.b)).astype(rows.dtype)
+        found = w[ids]  # (..., D)
+        return (found + self.scaling * (rows(self.a, ids) @ self.b)).astype(found.dtype)
 
     def merge(self, w: Any) -> Any:
         scaling = self.scaling[..., None, None]

@@ -22,6 +22,7 @@ from lora_jax.errors import InputError
 from lora_jax.files import compilation
 from lora_jax.memory.setup import RANK
 from lora_jax.tuning.jobs import FULL_RATE
+from lora_jax.tuning.optimizers import ROUNDING
 
 OPTIONS = {name: option for row in METHODS.values() for name, option in row.options.items()}
 
@@ -88,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(_flag(name), dest=name, default=argparse.SUPPRESS, help=said, **how)
         sub.add_argument("--quantize", choices=["nf4", "int8"], help="hold the frozen base in 4 or 8 bits (QLoRA)")
         sub.add_argument("--remat", action="store_true", help="keep only each block's input and compute the rest again")
+        sub.add_argument("--rounding", choices=ROUNDING, help="how weights that train in bfloat16 take updates: a "
+                         "float32 copy does (master, where not given), or they are rounded up or down by chance, or "
+                         "to the nearest, which loses small ones")  # fmt: skip
+
+    def accumulate(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--accumulate", type=_positive, default=1, help="parts that a batch goes through in, to save memory"
+        )
 
     def schedule(sub: argparse.ArgumentParser, *, steps: int, batch_size: int, length: int | None, warmup: int) -> None:
         sub.add_argument(
@@ -98,9 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         text = "tokens in a sequence (where not given: the fewest of 128, 256, 512 and 1024 in which documents with "
         text += "prompts fit and sequences are 95 %% full)"
         sub.add_argument("--length", type=_positive, default=length, help=text)
-        sub.add_argument(
-            "--accumulate", type=_positive, default=1, help="parts that a batch goes through in, to save memory"
-        )
+        accumulate(sub)
         sub.add_argument("--warmup", type=int, default=warmup, help="steps of linear warm-up")
         sub.add_argument("--clip-norm", type=float, default=1.0, help="bound on the gradient's norm")
         sub.add_argument(
@@ -176,8 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the base model")
     sub.add_argument("--optimizer", choices=["adamw", "adafactor", "sgd", "momentum"], default="adamw",
                      help="whose state is held")  # fmt: skip
-    sub.add_argument("--moments", choices=["float32", "bfloat16"], help="dtype of the moments (else of what trains)")
-    sub.add_argument("--master", action="store_true", help="full fine-tuning with a float32 copy of the weights")
+    sub.add_argument("--moments", choices=["float32", "bfloat16"],
+                     help="dtype of the first moment (else of what the optimizer works on)")  # fmt: skip
+    accumulate(sub)
     sub.add_argument("--single-quantization", dest="double_quantization", action="store_false",
                      help="NF4 with float32 constants, not quantized once more")  # fmt: skip
     sub.add_argument("--for", dest="card", metavar="CARD", help="one card only (a wrong one lists them all)")

@@ -12,6 +12,7 @@ from lora_jax.memory.compiled import compiler
 from lora_jax.memory.planner import Budget, CardFit, MethodCost
 from lora_jax.memory.setup import Setup, planning_options
 from lora_jax.memory.units import dollars, duration, size
+from lora_jax.tuning.optimizers import ROUNDING
 
 Say = Callable[[str], None]
 
@@ -31,7 +32,8 @@ def plan(
 ) -> dict[str, Any]:
     """Print what a step needs, where it fits and what it costs; with `compile`, the compiler's plan beside it.
 
-    `words` are Setup's own: quantize, double_quantization, length, remat, attention, dtype, optimizer, moments, master.
+    `words` are Setup's own: quantize, double_quantization, length, remat, attention, dtype, optimizer, moments,
+    rounding, accumulate.
     Raises InputError for a user's mistake, before anything is compiled.
     """
     check_rate(seconds_per_step, steps, card)
@@ -61,10 +63,13 @@ def _text(found: Budget) -> Iterator[str]:
     setup = found.setup
     what = setup.said or ("every weight trains" if setup.method == "full" else "as it comes")
     yield f"{found.model}, {found.parameters:,} parameters; {setup.name}, {what}: {found.trained:,} train"
+    parts = f" in {setup.accumulate} parts" if setup.accumulate > 1 else ""
     yield (
-        f"a step of {setup.batch} x {setup.length} tokens, {setup.dtype}, {setup.optimizer}; "
+        f"a step of {setup.batch} x {setup.length} tokens{parts}, {setup.dtype}, {setup.optimizer}; "
         f"{setup.attention} attention, {'blocks' if setup.remat else 'nothing'} rematerialized"
     )
+    if setup.rounds is not None:
+        yield f"rounding {setup.rounds}: {ROUNDING[setup.rounds]}"
     for part in ([found.ledger.table()], _methods(found.methods), _cards(found.cards), _checkpoint(found), found.notes):
         yield ""
         yield from part

@@ -21,7 +21,7 @@ from lora_jax.files.tokenizer import Tokenizer
 from lora_jax.memory.units import size
 from lora_jax.text import datasets, packing, show
 from lora_jax.training import evaluate
-from lora_jax.tuning import jobs, pretraining
+from lora_jax.tuning import jobs, optimizers, pretraining
 from lora_jax.tuning.loop import State
 
 Say = Callable[[str], None]
@@ -41,10 +41,12 @@ def train(
     options: Mapping[str, Any],
     remat: bool,
     quantize: str | None,
+    rounding: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train, and write `out`: `adapter/` or `model/`, `run.json`, and the checkpoint that a stopped run resumes."""
     jobs.check(method, options, quantize)
+    rounding = jobs.rounding(method, dtype, rounding)
     rate = jobs.learning_rate(method) if settings["lr"] is None else settings["lr"]
     _check(rate, settings)
     read = {name: datasets.read(name, say) for name in (data, *watch)}  # first, so that bad data is refused at once
@@ -58,6 +60,9 @@ def train(
     held = f"{size(base.num_bytes(params))}{f' in {quantize}' if quantize else ''}"
     say(f"{model}: {held}; {method}: {base.count(job.trainable):,} parameters train, on {_platform()}")
     about = {"model": model, "method": method, "options": options, "dtype": dtype, "quantize": quantize}
+    if rounding is not None:
+        about["rounding"] = rounding
+        say(f"training in {dtype}, rounding {rounding}: {optimizers.ROUNDING[rounding]}")
     state, table = _fit(say, job, tokenizer, packed, about, rate=rate, seed=seed, **settings)
     if job.frozen is None:
         result = settings["out"] / "model"
@@ -130,6 +135,7 @@ def _fit(
         evaluate_every=evaluate_every,
         accumulate=accumulate,
         clip_norm=clip_norm,
+        rounding=about.get("rounding"),
         key=jax.random.key(seed + 1),
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,

@@ -6,7 +6,7 @@ A leaf's name in the file is its path in the tree; what else is known of the run
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,12 @@ def save(path: str | Path, tree: Tree, about: Mapping[str, Any]) -> None:
     tensors.write(path, {_name(at): leaf for at, leaf in leaves}, {"about": json.dumps(about)})
 
 
-def load(path: str | Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
+def load(
+    path: str | Path, like: Tree, check: Callable[[dict[str, Any]], None] = lambda about: None
+) -> tuple[Tree, dict[str, Any]]:
     """The tree in a file, with the structure, shapes and dtypes of `like` (arrays or shapes), and its `about`.
 
+    `check` is given `about` before the tree is looked at: what it raises says more than that a leaf is another one.
     Raises InputError naming the leaf, what was found and what was expected, where the file is another tree's.
     """
     found, metadata = tensors.read(path)
@@ -36,6 +39,7 @@ def load(path: str | Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
     odd = sorted(set(found) ^ set(wanted))
     if "about" not in metadata:
         raise InputError(f"{path} is a safetensors file, but not a checkpoint of this package")
+    check(json.loads(metadata["about"]))
     if odd:
         where = f"{odd[0]} is only {'there' if odd[0] in found else 'here'}"
         raise InputError(f"{path} is a checkpoint of another configuration: {where}")

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from lora_jax.adapters.base import num_bytes
+import jax
+
+from lora_jax.adapters.base import Tree, num_bytes
 from lora_jax.memory import activations, peak, steps
 from lora_jax.memory.ledger import Ledger, given, ledger
 from lora_jax.memory.setup import Setup
+from lora_jax.training import accumulators
 
 
 def estimate(setup: Setup) -> Ledger:
@@ -21,19 +24,28 @@ def estimate(setup: Setup) -> Ledger:
     Updated arrays take the place of the old ones (the step donates them), so results add nothing. Of the temporary
     bytes, gradients and saved activations have rows of their own; what the fullest moment takes beyond both is the
     loss, where that moment is the loss's, or workspace, and what of both it is without is "not at once". So the total
-    is arguments and temporary bytes, no more. Raises InputError for a setup that is no step (see `steps.build`), and
-    for adapters outside the layers, whose activations are not counted.
+    is arguments and temporary bytes, no more. A batch that is accumulated goes through in parts: what moves is one
+    part's, its gradient included, and "gradients" is the sum that lies beside it. Raises InputError for a setup that is
+    no step (see `steps.build`), and for adapters outside the layers, whose activations are not counted.
     """
     step = steps.build(setup)
     activations.check(step.trainable, full=step.frozen is None)
     exact = _static(setup.held) | {
         "batch": num_bytes(step.batch),
-        "saved activations": activations.saved_bytes(setup, step.trainable),
+        "saved activations": activations.saved_bytes(setup.part, step.trainable),
     }
-    moment, temporary = peak.temporary(setup, step.trainable)
+    moment, temporary = peak.temporary(setup.part, step.trainable)
+    if setup.accumulate > 1:
+        exact["gradients"] = summed(step.trainable)
+        temporary += exact["gradients"]
     beyond = temporary - exact["gradients"] - exact["saved activations"]
     row = "not at once" if beyond < 0 else "logits and loss" if moment == "loss" else "workspace"
     return ledger(f"estimate, fullest in: {moment}", exact, {row: beyond})
+
+
+def summed(trainable: Tree) -> int:
+    """The bytes of the sum that the gradients of a batch's parts are added to."""
+    return num_bytes(jax.eval_shape(accumulators, trainable))
 
 
 @lru_cache(maxsize=256)

@@ -80,7 +80,8 @@ class Budget:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
-        return dataclasses.asdict(self) | {"ledger": self.ledger.as_json()}
+        setup = dataclasses.asdict(self.setup) | {"rounding": self.setup.rounds}
+        return dataclasses.asdict(self) | {"setup": setup, "ledger": self.ledger.as_json()}
 
 
 def budget(setup: Setup, *, model: str = "the model", card: str | None = None) -> Budget:
@@ -125,10 +126,10 @@ def card_fits(setup: Setup, cards: Iterable[str]) -> tuple[CardFit, ...]:
     def at(batch: int) -> Ledger:
         return estimate(dataclasses.replace(setup, batch=batch))
 
-    return tuple(_card_fit(card, at(setup.batch), at) for card in cards)
+    return tuple(_card_fit(card, at(setup.batch), at, setup.accumulate) for card in cards)
 
 
-def _card_fit(card: str, ledger: Ledger, at: Callable[[int], Ledger]) -> CardFit:
+def _card_fit(card: str, ledger: Ledger, at: Callable[[int], Ledger], parts: int) -> CardFit:
     found, price = hardware.card(card), hardware.PRICES.get(card)
     number = cards_needed(ledger, certain(found.usable))
     return CardFit(
@@ -137,7 +138,7 @@ def _card_fit(card: str, ledger: Ledger, at: Callable[[int], Ledger]) -> CardFit
         room=found.usable - ledger.total,
         verdict=verdict(ledger.total, found.usable),
         cards=number,
-        largest_batch=largest(lambda batch: verdict(at(batch).total, found.usable) == FITS),
+        largest_batch=parts * largest(lambda rows: verdict(at(parts * rows).total, found.usable) == FITS),
         least_seconds=None if number is None else least_seconds(ledger, found, number),
         dollars_an_hour=rent(card, number),
         price_date=None if price is None else price.source.date,

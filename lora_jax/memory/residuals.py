@@ -20,7 +20,11 @@ from lora_jax.memory.steps import build
 
 
 def kept(setup: Setup) -> tuple[Kept, ...]:
-    """Every array that autodiff keeps of the step's loss, arguments and constants of the program aside."""
+    """Every array that autodiff keeps of the step's loss, arguments and constants of the program aside.
+
+    Of an accumulated batch these are the arrays of the part that goes through at once.
+    """
+    setup = setup.part
     step = build(setup)
 
     def pull(trainable: Any, frozen: Any, batch: Any) -> list[Any]:

@@ -41,8 +41,9 @@ class Setup:
     remat: bool = False
     attention: str = "blockwise"
     optimizer: str = "adamw"
-    moments: str | None = None  # of AdamW's first moment, or momentum's trace; None: of what trains
-    master: bool = False  # full fine-tuning in bfloat16 with a float32 copy of the weights in the optimizer's state
+    moments: str | None = None  # of AdamW's first moment, or momentum's trace; None: of what the optimizer works on
+    rounding: str | None = None  # how weights that train in bfloat16 take updates; None: as `train` does, "master"
+    accumulate: int = 1  # parts that the batch goes through in, one after the other
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", dict(self.options))
@@ -51,19 +52,28 @@ class Setup:
             if getattr(self, name) not in choices:
                 known = ", ".join(map(str, choices))
                 raise InputError(f"{name} is {getattr(self, name)!r}: choose one of {known}")
-        for name in ("batch", "length"):
+        for name in ("batch", "length", "accumulate"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {value!r}, and must be a whole number of 1 or more")
-        if self.master and (self.method != "full" or self.dtype == "float32"):
-            raise InputError(
-                "a float32 master copy is for full fine-tuning in bfloat16: elsewhere there is nothing to copy"
-            )
+        jobs.rounding(self.method, self.dtype, self.rounding)
+        if self.batch % self.accumulate:
+            raise InputError(f"a batch of {self.batch} cannot be accumulated in {self.accumulate} equal parts")
 
     @property
     def name(self) -> str:
         """The method and what it stands on, in the words of the command: "full", "lora", "lora nf4"."""
         return f"{self.method} {self.quantize}" if self.quantize else self.method
+
+    @property
+    def rounds(self) -> str | None:
+        """`rounding`, the one that is meant where none is given; None where nothing that trains is in 16 bits."""
+        return jobs.rounding(self.method, self.dtype, self.rounding)
+
+    @property
+    def part(self) -> Setup:
+        """The step of the part of the batch that goes through at once."""
+        return dataclasses.replace(self, batch=self.batch // self.accumulate, accumulate=1)
 
     @property
     def said(self) -> str:
@@ -77,7 +87,7 @@ class Setup:
     @property
     def held(self) -> Setup:
         """The setup but for all that has no say in what is held whatever the batch: equal where that is equal."""
-        return dataclasses.replace(self, batch=1, length=1, remat=False, attention="blockwise")
+        return dataclasses.replace(self, batch=1, accumulate=1, length=1, remat=False, attention="blockwise")
 
 
 def planning_options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +105,7 @@ def ways(setup: Setup) -> dict[str, Setup]:
     method, options = setup.method, setup.options
     if method == "full":
         method, options = DEFAULT, planning_options(DEFAULT, {})
-    plain = dataclasses.replace(setup, method=method, options=options, quantize=None, master=False)
+    plain = dataclasses.replace(setup, method=method, options=options, quantize=None, rounding=None)
     full = dataclasses.replace(setup, method="full", options={}, quantize=None)
     found = (full, plain, dataclasses.replace(plain, quantize=setup.quantize or "nf4"))
     return {one.name: one for one in found}

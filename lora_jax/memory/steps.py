@@ -51,12 +51,14 @@ def build(setup: Setup) -> Step:
         batch["key"] = jax.eval_shape(jax.random.key, 0)
     kind = jobs.full_loss if frozen is None else jobs.adapter_loss
     loss = partial(kind, setup.config, remat=setup.remat, attention=setup.attention)
-    return Step(loss, make_step(loss, _optimizer(setup)), trainable, opt_state, frozen, batch)
+    step = make_step(loss, _optimizer(setup, trainable), accumulate=setup.accumulate)
+    return Step(loss, step, trainable, opt_state, frozen, batch)
 
 
-def _optimizer(setup: Setup) -> optax.GradientTransformation:
+def _optimizer(setup: Setup, trainable: Tree) -> optax.GradientTransformation:
     moments = None if setup.moments is None else jnp.dtype(setup.moments)
-    return optimizers.make(setup.optimizer, moments=moments, master=setup.master)
+    inner = optimizers.make(setup.optimizer, moments=moments)
+    return optimizers.rounded(inner, trainable, setup.rounding, jax.random.key(0))
 
 
 @lru_cache(maxsize=256)  # to trace a method's `init` for a hundred layers takes a fifth of a second
@@ -73,7 +75,7 @@ def _trees(held: Setup) -> tuple[Tree, Tree, Tree, bool]:
             whole = jax.tree.leaves(combine(job.trainable, job.frozen[1]), is_leaf=is_adapter)
             parts = [part for one in whole for part in parts_of(one)]
             draws.extend(part.randomize(key) is not part for part in parts)
-        return job.trainable, _optimizer(held).init(job.trainable), job.frozen
+        return job.trainable, _optimizer(held, job.trainable).init(job.trainable), job.frozen
 
     return *jax.eval_shape(make, jax.random.key(0)), any(draws)
 

@@ -15,6 +15,7 @@ from lora_jax.adapters import DEFAULT, METHODS
 from lora_jax.adapters.base import Tree, attach, num_bytes
 from lora_jax.errors import InputError
 from lora_jax.transformer import Batch, Config, Loss, Params
+from lora_jax.tuning import optimizers
 from lora_jax.tuning.loop import State, fit
 
 FULL_RATE = 1e-4  # the learning rate to start full fine-tuning from
@@ -52,6 +53,24 @@ def check(method: str, options: Mapping[str, Any], quantize: str | None = None) 
         raise InputError(f"there is no method {method!r}: choose full or {', '.join(METHODS)}")
     else:
         METHODS[method].check(method, options)
+
+
+def rounding(method: str, dtype: str, given: str | None = None) -> str | None:
+    """How what trains takes its updates: of `optimizers.ROUNDING` where it is in 16 bits, else None.
+
+    That is the weights in full fine-tuning in bfloat16: adapters are float32 over any base. Raises InputError where
+    one is given that is none, or that has nothing to round.
+    """
+    found = optimizers.check_rounding(given)
+    if method == "full" and dtype != "float32":
+        return found
+    if given is not None:
+        why = "adapters train in float32" if method != "full" else "the weights are in float32"
+        raise InputError(
+            f"rounding is for weights that train in 16 bits, and {why}: leave out --rounding {given}, or choose "
+            "--method full --dtype bfloat16"
+        )
+    return None
 
 
 def make_job(
@@ -116,12 +135,12 @@ def scale_by_field(rates: Mapping[str, float]) -> optax.GradientTransformation:
 
 
 def static_bytes(job: Job) -> dict[str, int]:
-    """Bytes that a step holds whatever the batch: exact, from shapes alone, for AdamW."""
-    full = job.frozen is None
+    """Bytes that a step of `tune` holds whatever the batch: exact, from shapes alone."""
+    full, optimizer = job.frozen is None, optimizers.rounded(optax.adamw(1e-3), job.trainable)
     trainable = num_bytes(job.trainable)
     return {
         "weights": trainable if full else num_bytes(job.frozen[0]),
         "adapters": 0 if full else trainable + num_bytes(job.frozen[1]),
         "gradients": trainable,
-        "optimizer state": num_bytes(jax.eval_shape(optax.adamw(1e-3).init, job.trainable)),
+        "optimizer state": num_bytes(jax.eval_shape(optimizer.init, job.trainable)),
     }

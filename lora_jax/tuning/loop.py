@@ -18,6 +18,9 @@ from lora_jax.errors import InputError
 from lora_jax.files import checkpoint as checkpoints
 from lora_jax.training import Tree, evaluate, make_step
 from lora_jax.transformer import Batch, Loss
+from lora_jax.tuning import optimizers
+
+NO_STEP = 2**32 - 1  # what is folded into the key where a step's number is not
 
 
 class NonFiniteLoss(InputError):
@@ -47,6 +50,7 @@ def fit(
     evaluate_every: int | None = None,
     accumulate: int = 1,
     clip_norm: float | None = None,
+    rounding: str | None = None,
     key: jax.Array | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -57,14 +61,18 @@ def fit(
 
     `held_out` is evaluated before the first step, after the last, and every `evaluate_every` steps. `clip_norm` bounds
     the gradient's global norm. A `key` is folded with the step and given to the loss as `batch["key"]`, for dropout.
+    What trains in 16 bits takes the optimizer's updates by `rounding`, "master" (which is meant where none is given),
+    "stochastic" (which draws from `key`) or "nearest": see `tuning/optimizers.py`.
     With a `checkpoint` path the state is written there, atomically, every `checkpoint_every` steps and at the end, and
     a run that finds one there goes on from it; `about` (JSON values) says which run it is, and another's is refused.
     Raises NonFiniteLoss, leaving the last checkpoint as it was, and InputError.
     """
     if min(steps, checkpoint_every, 1 if evaluate_every is None else evaluate_every) < 1:
         raise InputError("steps, checkpoint_every and evaluate_every must each be 1 or more")
+    own = None if key is None else jax.random.fold_in(key, NO_STEP)
+    optimizer = optimizers.rounded(optimizer, trainable, rounding, own)
     if clip_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+        optimizer = optax.chain(optimizers.clip_by_norm(clip_norm), optimizer)
     state = State(0, jax.tree.map(jnp.copy, trainable), _init(optimizer, trainable))
     if checkpoint is not None and Path(checkpoint).exists():
         state = _load(checkpoint, state, about or {})
@@ -127,13 +135,16 @@ def _save(path: str | Path, state: State, about: Mapping[str, Any]) -> None:
 
 
 def _load(path: str | Path, like: State, about: Mapping[str, Any]) -> State:
-    (trainable, opt_state), found = checkpoints.load(path, (like.trainable, like.opt_state))
     here = json.loads(json.dumps(dict(about)))
-    for name in sorted({*here, *found["run"]}):
-        if here.get(name) != found["run"].get(name):
-            raise InputError(
-                f"{path} is a checkpoint of another run: {name} is {found['run'].get(name)!r} there and "
-                f"{here.get(name)!r} here; give the same settings to go on, or another place to start anew"
-            )
+
+    def check(found: Mapping[str, Any]) -> None:
+        for name in sorted({*here, *found["run"]}):
+            if here.get(name) != found["run"].get(name):
+                raise InputError(
+                    f"{path} is a checkpoint of another run: {name} is {found['run'].get(name)!r} there and "
+                    f"{here.get(name)!r} here; give the same settings to go on, or another place to start anew"
+                )
+
+    (trainable, opt_state), found = checkpoints.load(path, (like.trainable, like.opt_state), check)
     evaluations = [(int(step), float(value)) for step, value in found["evaluations"]]
     return State(found["step"], trainable, opt_state, found["losses"], evaluations)

@@ -20,6 +20,7 @@ from lora_jax.memory.ledger import given
 from lora_jax.memory.setup import Setup
 from lora_jax.rope import RopeScaling
 from lora_jax.transformer import Config
+from lora_jax.tuning.optimizers import ROUNDING
 
 V, D, F, L, H, K, C, R = 112, 56, 80, 3, 4, 2, 16, 5
 TINY = Config(V, D, F, L, H, K, C, tie_word_embeddings=False)
@@ -28,10 +29,11 @@ STEP = {"batch": 2, "length": 48, "dtype": "float32"}
 LORA = {"rank": R}
 # Every method of the registry, over every base: a new one is held to the fold by itself.
 REGISTRY = [Setup(TINY, "full", **STEP)]
+REGISTRY += [Setup(TINY, "full", **STEP | {"dtype": "bfloat16"}, rounding=way, accumulate=2) for way in ROUNDING]
 REGISTRY += [Setup(TINY, method, {}, base, **STEP) for method in METHODS for base in (None, "nf4", "int8")]
 # Those whose rows are worked out by hand below.
 SETUPS = {
-    "full": Setup(TINY, "full", **STEP | {"dtype": "bfloat16"}, master=True),
+    "full": Setup(TINY, "full", **STEP | {"dtype": "bfloat16"}),
     "lora": Setup(TINY, "lora", LORA, **STEP),
     "lora, A frozen": Setup(
         TINY,

@@ -32,8 +32,11 @@ OPTIMIZERS = [
 STEPS = [
     {"method": "full"},
     {"method": "full", "dtype": "bfloat16"},
-    {"method": "full", "dtype": "bfloat16", "master": True},
-    {"options": {"rank": 5, "targets": ["q_proj", "mlp.down_proj"]}},
+    {"method": "full", "dtype": "bfloat16", "rounding": "master", "accumulate": 3},
+    {"method": "full", "dtype": "bfloat16", "rounding": "stochastic"},
+    {"method": "full", "dtype": "bfloat16", "rounding": "nearest", "accumulate": 3},
+    {"method": "full", "accumulate": 3},
+    {"options": {"rank": 5, "targets": ["q_proj", "mlp.down_proj"]}, "accumulate": 3},
     {"options": {"rank": 3, "targets": "attention", "freeze_a": True}, "dtype": "bfloat16"},
     {"options": {"rank": 3}, "quantize": "nf4", "double_quantization": True},
     {
@@ -172,7 +175,7 @@ def test_the_ways_are_the_words_of_the_command():
     adapted = Setup(SMALL, options={"rank": 3, "targets": "mlp"}, quantize="int8")
     assert list(ways(adapted)) == ["full", "lora", "lora int8"]
     assert ways(adapted)["lora int8"] == adapted
-    full = Setup(SMALL, "full", master=True)
+    full = Setup(SMALL, "full", rounding="stochastic")
     assert list(ways(full)) == ["full", "lora", "lora nf4"]
     assert ways(full)["full"] == full
     assert ways(full)["lora"] == Setup(SMALL, options={"rank": 16})

@@ -69,7 +69,11 @@ def test_two_ledgers_are_compared_row_by_row():
         ({"batch": 0}, "batch is 0, and must be a whole number of 1 or more"),
         ({"length": -5}, "length is -5, and must be a whole number of 1 or more"),
         ({"batch": True}, "batch is True, and must be a whole number of 1 or more"),
-        ({"method": "lora", "master": True}, "a float32 master copy is for full fine-tuning in bfloat16"),
+        ({"rounding": "master"}, "rounding is for weights that train in 16 bits, and adapters train in float32"),
+        ({"method": "full", "dtype": "float32", "rounding": "nearest"}, "in 16 bits, and the weights are in float32"),
+        ({"method": "full", "rounding": "down"}, "there is no rounding 'down': choose master, stochastic, nearest"),
+        ({"accumulate": 0}, "accumulate is 0, and must be a whole number of 1 or more"),
+        ({"batch": 4, "accumulate": 3}, "a batch of 4 cannot be accumulated in 3 equal parts"),
     ],
 )
 def test_a_setup_that_is_none_is_refused(change, sentence):

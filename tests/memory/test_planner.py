@@ -68,8 +68,15 @@ def test_a_hundred_billion_parameters_are_200_gb_and_ten_checkpoints_2_tb():
     times = {one.hop.name: (one.one, one.ten) for one in found.transfers}
     assert times["PCIe 5 x16"] == (pytest.approx(200 / 55.06), pytest.approx(2000 / 55.06))  # 3.6 and 36 s
     assert times["Samsung 980 PRO, sustained"] == (pytest.approx(200 / 2.04), pytest.approx(2000 / 2.04))  # 98 and 980
-    # AdamW's two moments in bfloat16 and a count: 2 + 2 + 2 bytes a parameter.
-    assert found.checkpoint.resumable == 600 * 10**9 + 4
+    # The weights, their float32 copy, AdamW's two moments in float32 and a count: 2 + 4 + 4 + 4 bytes a parameter.
+    assert found.checkpoint.resumable == 1400 * 10**9 + 4
+    gradients = found.ledger["gradients"]
+    assert (gradients, found.ledger.static) == (200 * 10**9, 1600 * 10**9 + 4)
+    # With no copy: 2 + 4 + 4, and a key of 8 bytes. All in bfloat16: 2 + 2 + 2.
+    for rounding, each in (("stochastic", 10), ("nearest", 6)):
+        other = planner.budget(dataclasses.replace(setup, rounding=rounding), card="h100")
+        assert other.checkpoint.resumable == each * 100 * 10**9 + 4 + (8 if rounding == "stochastic" else 0)
+        assert other.checkpoint.bytes == 200 * 10**9
 
 
 def test_gpt3_is_the_lora_papers():
@@ -217,7 +224,7 @@ def test_the_least_time_a_step_takes_by_hand():
 
 
 def test_the_methods_are_compared_on_the_same_step():
-    setup = Setup(zoo.config("llama3.1-8b"), method="full", dtype="bfloat16", master=True)
+    setup = Setup(zoo.config("llama3.1-8b"), method="full", dtype="bfloat16")
     full, low, quantized = planner.budget(setup).methods
     assert (full.method, low.method, quantized.method) == ("full", "lora", "lora nf4")
     assert full.peak > low.peak > quantized.peak
