@@ -63,6 +63,6 @@ def pack(
         if share < FEW:
             say(f"{name}: few tokens are learned: see below whether the answers are marked as they should be")
         for side in (learned, kept):
-            check_ids(side.tokens, config.vocab_size)
+            check_ids(side.tokens[side.segments > 0], config.vocab_size)
         packed[name] = learned, kept
     return packed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from lora_jax.adapters import base
 from lora_jax.commands import sequences
 from lora_jax.errors import InputError
 from lora_jax.files import atomic, huggingface, models, peft
+from lora_jax.files import checkpoint as checkpoints
 from lora_jax.files.tokenizer import Tokenizer
 from lora_jax.memory.units import size
 from lora_jax.text import datasets, packing, show
@@ -25,6 +28,7 @@ from lora_jax.tuning import jobs, optimizers, pretraining
 from lora_jax.tuning.loop import State
 
 Say = Callable[[str], None]
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def train(
@@ -53,6 +57,7 @@ def train(
     config, params = models.load_model(model, jnp.dtype(dtype))
     params = quantization.quantize_layers(params, quantize) if quantize else params
     tokenizer = sequences.with_template(say, models.load_tokenizer(model), read)
+    tokenizer = _at_one_time(tokenizer, settings["out"])
     packed = sequences.pack(say, config, tokenizer, read, length, held_out=held_out, seed=seed, settings=settings)
     job = jobs.make_job(method, config, params, key=jax.random.key(seed), remat=remat, options=options)
     if job.frozen is not None:  # before an hour is spent on what could not be saved
@@ -71,7 +76,7 @@ def train(
         result = settings["out"] / "adapter"
         peft.save_adapter(result, state.trainable, job.frozen[1], base=params, base_name=model)
     given = f"--model {result}" if job.frozen is None else f"--model {model} --adapter {result}"
-    return _end(say, table, result, given)
+    return _end(say, table, result, f"{given} {datasets.asked(read[data])}")
 
 
 def pretrain(
@@ -81,6 +86,7 @@ def pretrain(
     _check(lr, settings)
     read = {data: datasets.read(data, say)}
     config, tokenizer = pretraining.SMALL, sequences.with_template(say, models.load_tokenizer(pretraining.NAME), read)
+    tokenizer = _at_one_time(tokenizer, settings["out"])
     packed = sequences.pack(say, config, tokenizer, read, length, held_out=0.1, seed=seed, settings=settings)
     job = jobs.make_job("full", config, transformer.init(jax.random.key(seed), config, std=pretraining.STD), key=None)
     say(f"a new model: {base.count(job.trainable):,} parameters, all of them random, on {_platform()}")
@@ -89,7 +95,7 @@ def pretrain(
     result = settings["out"] / "model"
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.trainable)
     huggingface.save(result, config, params, tokenizer)
-    return _end(say, table, result, f"--model {result}")
+    return _end(say, table, result, f"--model {result} {datasets.asked(read[data])}")
 
 
 def _fit(
@@ -119,9 +125,11 @@ def _fit(
     say(f"\n{example['text']}\n")
     length = learned.tokens.shape[1]
     schedule = {"rate": rate, "warmup": warmup, "decay": decay, "clip_norm": clip_norm, "steps": steps}
-    about |= schedule | {"data": _digest(learned.tokens), "seed": seed, "batch_size": batch_size, "length": length}
+    about |= schedule | {"data": _digest(learned), "seed": seed, "batch_size": batch_size, "length": length}
     about |= {"accumulate": accumulate}
-    checkpoint = out / "checkpoint.safetensors"
+    if _asks_for_time(tokenizer):
+        about["time"] = tokenizer.now.isoformat()
+    checkpoint = out / CHECKPOINT
     if checkpoint.exists():
         say(f"going on from {checkpoint}")
     state = jobs.tune(
@@ -156,7 +164,7 @@ def _end(say: Say, table: dict[str, Any], result: Path, given: str) -> dict[str,
     atomic.write_bytes(result.parent / "run.json", (json.dumps(table, indent=1) + "\n").encode())
     (_, first), (_, last) = table["evaluations"][0], table["evaluations"][-1]
     say(f"held-out loss: {first:.3f} -> {last:.3f} nats a token in {len(table['losses'])} steps; written to {result}")
-    say(f'try it: python -m lora_jax generate {given} "your prompt"')
+    say(f"try it: python -m lora_jax generate {given}")
     return table
 
 
@@ -173,6 +181,17 @@ def _platform() -> str:
     return jax.devices()[0].platform
 
 
-def _digest(tokens: Any) -> str:
+def _digest(learned: packing.Packed) -> str:
     """A name for the training data, so that a checkpoint is not gone on with on other data."""
-    return hashlib.sha256(tokens.tobytes()).hexdigest()[:16]
+    parts = (learned.tokens, learned.mask, learned.segments)
+    return hashlib.sha256(b"".join(array.tobytes() for array in parts)).hexdigest()[:16]
+
+
+def _asks_for_time(tokenizer: Tokenizer) -> bool:
+    return "strftime_now" in (tokenizer.chat_template or "")
+
+
+def _at_one_time(tokenizer: Tokenizer, out: Path) -> Tokenizer:
+    """The tokenizer, at the time at which the run in `out` began: its data are the same when it goes on tomorrow."""
+    began = checkpoints.about(out / CHECKPOINT).get("run", {}).get("time") if _asks_for_time(tokenizer) else None
+    return tokenizer if began is None else dataclasses.replace(tokenizer, now=datetime.fromisoformat(began))

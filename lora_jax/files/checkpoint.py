@@ -25,6 +25,11 @@ def save(path: str | Path, tree: Tree, about: Mapping[str, Any]) -> None:
     tensors.write(path, {_name(at): leaf for at, leaf in leaves}, {"about": json.dumps(about)})
 
 
+def about(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says beside its arrays; nothing where there is no such file. Raises InputError if it is broken."""
+    return json.loads(tensors.metadata(path).get("about", "{}")) if Path(path).exists() else {}
+
+
 def load(
     path: str | Path, like: Tree, check: Callable[[dict[str, Any]], None] = lambda about: None
 ) -> tuple[Tree, dict[str, Any]]:

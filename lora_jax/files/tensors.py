@@ -37,3 +37,14 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a whole safetensors file ({error}): fetch or write it again") from error
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What stands in a file beside its arrays. Raises InputError if it is broken."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error}): fetch or write it again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,17 @@ def read(data: str, say: Callable[[str], None] | None = None) -> Sequence[Docume
 def needs_template(found: Sequence[Document] | str) -> bool:
     """Whether some document is a conversation and nothing else, which only a chat template can write."""
     return not isinstance(found, str) and any(one.messages is not None and one.prompt is None for one in found)
+
+
+def asked(found: Sequence[Document] | str) -> str:
+    """How `generate` is asked for what was learned, as arguments: the first question, if it is short."""
+    first = Document() if isinstance(found, str) else found[0]
+    question = first.prompt or ""
+    if first.messages is not None:
+        question = next((one["content"] for one in first.messages if one["role"] == "user"), "")
+    short = question.strip() and len(question) <= 80 and "\n" not in question
+    said = shlex.quote(question) if short else '"your prompt"'
+    return said if first.messages is None else f"--chat {said}"
 
 
 def load(
