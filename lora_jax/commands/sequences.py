@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lora_jax.errors import InputError
@@ -14,6 +15,7 @@ from lora_jax.transformer import Config
 
 Say = Callable[[str], None]
 Read = Mapping[str, Sequence[Document] | str]  # documents by the name of their data; or a built-in text's name
+ASKED = [{"role": "user", "content": "a"}]
 FEW = 0.05  # a share of learned tokens that is worth a second look
 
 
@@ -21,11 +23,24 @@ def with_template(say: Say, tokenizer: Tokenizer, read: Read) -> Tokenizer:
     """The tokenizer, with a plain chat template where it has none and some data cannot do without."""
     if tokenizer.chat_template is not None or not any(map(datasets.needs_template, read.values())):
         return tokenizer
+    plain = with_plain_template(tokenizer)
+    begun = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    if tokenizer.encode("a")[:1] == begun and plain.encode_chat(ASKED)[:1] != begun:  # it begins every text so
+        plain = replace(plain, chat_template="{{ bos_token }}" + (plain.chat_template or ""))
     say(
         "this model's tokenizer has no chat template: conversations are written plainly, each question between the "
         "lines '### Instruction:' and '### Response:'"
     )
-    return with_plain_template(tokenizer)
+    return plain
+
+
+def how_to_ask(tokenizer: Tokenizer, found: Sequence[Document] | str) -> str:
+    """What to write behind `generate` for a prompt of the form that was learned; the tokenizer is the saved model's."""
+    if isinstance(found, str) or found[0].messages is None:
+        return '"your prompt"'
+    if tokenizer.chat_template is not None:
+        return '--chat "your question"'
+    return r"$'### Instruction:\nyour question\n\n### Response:\n'"
 
 
 def pack(

@@ -65,7 +65,8 @@ def train(
         result = settings["out"] / "adapter"
         peft.save_adapter(result, state.trainable, job.frozen[1], base=params, base_name=model)
     given = f"--model {result}" if job.frozen is None else f"--model {model} --adapter {result}"
-    return _end(say, table, result, given)
+    asked = sequences.how_to_ask(tokenizer if job.frozen is None else models.load_tokenizer(model), read[data])
+    return _end(say, table, result, f"{given} {asked}")
 
 
 def pretrain(
@@ -83,7 +84,7 @@ def pretrain(
     result = settings["out"] / "model"
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.trainable)
     huggingface.save(result, config, params, tokenizer)
-    return _end(say, table, result, f"--model {result}")
+    return _end(say, table, result, f"--model {result} {sequences.how_to_ask(tokenizer, read[data])}")
 
 
 def _fit(
@@ -149,7 +150,7 @@ def _end(say: Say, table: dict[str, Any], result: Path, given: str) -> dict[str,
     atomic.write_bytes(result.parent / "run.json", (json.dumps(table, indent=1) + "\n").encode())
     (_, first), (_, last) = table["evaluations"][0], table["evaluations"][-1]
     say(f"held-out loss: {first:.3f} -> {last:.3f} nats a token in {len(table['losses'])} steps; written to {result}")
-    say(f'try it: python -m lora_jax generate {given} "your prompt"')
+    say(f"try it: python -m lora_jax generate {given}")
     return table
 
 

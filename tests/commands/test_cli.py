@@ -146,7 +146,10 @@ def test_a_chat_prompt_goes_through_the_template(capsys, model):
         (["--rank", "0"], "layers.0.self_attn.q_proj: rank must be 1 to 24 for a 24 x 48 matrix, not 0"),
         (["--rank", "400"], "layers.0.self_attn.q_proj: rank must be 1 to 24 for a 24 x 48 matrix, not 400"),
         (["--length", "2000"], "fewer than the 2,000 of one sequence"),
-        (["--length", "2049"], "--length 2,049 is more than the 2,048 positions that this model was made for: pass 2048"),
+        (
+            ["--length", "2049"],
+            "--length 2,049 is more than the 2,048 positions that this model was made for: pass 2048",
+        ),
         (["--batch-size", "5000"], "a batch of 5000 sequences"),
         (["--accumulate", "3"], "--accumulate 3 does not divide --batch-size 2"),
         (["--lr", "-1"], "the learning rate is -1.0: give --lr a number above 0"),
