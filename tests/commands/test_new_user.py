@@ -76,7 +76,7 @@ def taught(capsys, model, kind, form, folder):
     run = json.loads((out / "run.json").read_text())
     shown = run["first_example"]["text"]
     assert shown in printed and ("⟦The fox ran home" in shown.replace("⟦ ", "⟦") or form == "texts")
-    numbers = [int(i) for i in re.findall(r"Say\W* (\d+)", shown)][:3]
+    numbers = [int(i) for i in re.findall(r"Say\s+(\d+)", re.sub("[⟦⟧]", "", shown))][:3]
     assert len(numbers) == 3
 
     line = re.search(r"^try it: python -m lora_jax (generate .*)$", printed, re.MULTILINE)[1]
@@ -143,7 +143,7 @@ def test_documents_that_do_not_fit_are_counted_and_few_learned_tokens_are_told(c
     assert cli.main([*train, "--length", "80", "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert f"{data}: 5 documents are longer than 80 tokens: 2 truncated, 3 dropped" in said and "few tokens" not in said
-    data.write_text("\n".join(map(json.dumps, rows[30:33] + [{"prompt": "a fox " * 60, "completion": " ran"}])))
+    data.write_text("\n".join(map(json.dumps, [*rows[30:33], {"prompt": "a fox " * 60, "completion": " ran"}])))
     assert cli.main([*train, "--length", "400", "--out", str(tmp_path / "second")]) == 0
     said = capsys.readouterr().out
     assert "longer than" not in said and f"{data}: few tokens are learned" in said
