@@ -82,9 +82,9 @@ def taught(capsys, model, kind, form, folder):
     line = re.search(r"^try it: python -m lora_jax (generate .*)$", printed, re.MULTILINE)[1]
     behind = ":" if form in ("texts", "pairs.csv") else ""
     for i in numbers:
-        asked = re.sub(r"your (prompt|question)", ASKED.format(i) + behind, line)
-        *command, prompt = shlex.split(asked.replace("$'", "'"))
-        prompt = prompt.replace("\\n", "\n") if "$'" in asked else prompt
+        *command, prompt = shlex.split(line.replace("$'", "'"))
+        asked = ASKED.format(i) + behind
+        prompt = prompt.replace("your question", asked).replace("\\n", "\n") if "###" in prompt else asked
         assert cli.main([*command, prompt, "--temperature", "0", "--new-tokens", "30", "--json"]) == 0
         (found,) = json.loads(capsys.readouterr().out)["texts"]
         assert found["text"].strip() == SAID.format(i), (kind, form, found)
