@@ -68,7 +68,7 @@ def train(
     if rounding is not None:
         about["rounding"] = rounding
         say(f"training in {dtype}, rounding {rounding}: {optimizers.ROUNDING[rounding]}")
-    state, table = _fit(say, job, tokenizer, packed, about, rate=rate, seed=seed, **settings)
+    state, table = _fit(say, job, tokenizer, packed, watch, about, rate=rate, seed=seed, **settings)
     if job.frozen is None:
         result = settings["out"] / "model"
         huggingface.save(result, config, state.trainable, tokenizer)
@@ -91,7 +91,7 @@ def pretrain(
     job = jobs.make_job("full", config, transformer.init(jax.random.key(seed), config, std=pretraining.STD), key=None)
     say(f"a new model: {base.count(job.trainable):,} parameters, all of them random, on {_platform()}")
     about = {"model": "new", "method": "full"}
-    state, table = _fit(say, job, tokenizer, packed, about, rate=lr, seed=seed, **settings)
+    state, table = _fit(say, job, tokenizer, packed, [], about, rate=lr, seed=seed, **settings)
     result = settings["out"] / "model"
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.trainable)
     huggingface.save(result, config, params, tokenizer)
@@ -103,6 +103,7 @@ def _fit(
     job: jobs.Job,
     tokenizer: Tokenizer,
     packed: dict[str, tuple[packing.Packed, packing.Packed]],
+    watch: list[str],
     about: dict[str, Any],
     *,
     out: Path,
@@ -119,7 +120,7 @@ def _fit(
     lr: float | None = None,
 ) -> tuple[State, dict[str, Any]]:
     """Train, going on from the checkpoint in `out` where there is one; the state and the record of the run."""
-    (_, (learned, kept)), *others = packed.items()
+    learned, kept = next(iter(packed.values()))
     batches = packing.Batches(learned, batch_size, seed=seed)
     example = show.example(tokenizer, batches[0])
     say(f"\n{example['text']}\n")
@@ -150,8 +151,8 @@ def _fit(
         about=about,
     )
     seen = {}
-    for name, (_, held) in others:
-        rows = packing.Batches.in_order(held, batch_size)
+    for name in watch:
+        rows = packing.Batches.in_order(packed[name][1], batch_size)
         seen[name] = [evaluate(job.loss, tree, job.frozen, rows) for tree in (job.trainable, state.trainable)]
         say("loss on held-out {}: {:.3f} -> {:.3f} nats a token".format(name, *seen[name]))
     found = {"losses": state.losses, "evaluations": state.evaluations, "watched": seen}

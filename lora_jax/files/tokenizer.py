@@ -178,8 +178,12 @@ class Tokenizer:
 
 
 def with_plain_template(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer with a plain chat template (`chat_template.PLAIN`), for one that has none."""
-    return dataclasses.replace(tokenizer, chat_template=chat_template.PLAIN)
+    """The tokenizer with a plain chat template (`chat_template.PLAIN`), for one that has none.
+
+    A conversation then begins as every text of this tokenizer does: with BOS, where it puts one.
+    """
+    begins = tokenizer.bos_token is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_id]
+    return dataclasses.replace(tokenizer, chat_template="{{ bos_token }}" * begins + chat_template.PLAIN)
 
 
 def _whole(backend: Any) -> Any:

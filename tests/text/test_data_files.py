@@ -195,6 +195,7 @@ ASKED = [  # a record, and the instruction and output that are read from it
     ({"instruction": "Q", "input": "I", "output": "A"}, ("Q\n\nI", "A")),
     ({"instruction": "Q", "input": "", "output": "A"}, ("Q", "A")),
     ({"instruction": "Q", "input": None, "output": "A"}, ("Q", "A")),
+    ({"instruction": "Q", "input": float("nan"), "output": "A"}, ("Q", "A")),
     ({"instruction": "Q", "input": " \n", "output": " A\n"}, ("Q", " A\n")),
     ({"instruction": "Q", "input": "I", "output": "A", "text": "Below is an instruction ..."}, ("Q\n\nI", "A")),
     ({"instruction": "Q", "input": "I", "output": "A", "prompt": "Below is ..."}, ("Q\n\nI", "A")),

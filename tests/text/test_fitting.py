@@ -98,6 +98,12 @@ def test_the_laws_of_packing(masks, length):
     assert len(used) < 2 or sum(sorted(used)[:2]) > length  # no two sequences could have been one
 
 
+def test_what_is_left_of_a_text_is_not_cut_too_small():
+    """In sequences of 40 the 21, 21 and 34 leave 19, 19 and 6. Of 47, 9 are left: not 6 and 3, but in one place."""
+    found = [piece[1:] for row in plan(np.array([21, 21, 34, 47]), 40) for piece in row if piece.document == 3]
+    assert sorted(found) == [(0, 19), (19, 38), (38, 47)]
+
+
 def test_many_documents_are_placed_in_seconds_and_alike_each_time():
     sizes = np.random.default_rng(0).integers(5, 1000, 100_000)
     began = time.process_time()  # of this process alone, whatever else runs
