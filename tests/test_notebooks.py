@@ -190,6 +190,30 @@ def test_numbers_in_folds_stand_in_an_output_or_in_code(master):
             assert unfounded(fold, shown) == [], fold
 
 
+def wrong_captions(cells):
+    """Sentences before a figure that name what it is drawn over, where no axis of the figure is labelled so."""
+    wrong = []
+    for (kind, words), (other, code) in itertools.pairwise(cells):
+        labels = " ".join(re.findall(r'xlabel=f?"([^"]*)"', code)) if (kind, other) == ("markdown", "code") else ""
+        for over in re.findall(r"\bover the ([\w ]+?)(?= that\b|[,.:])", words) if labels else ():
+            wrong += [over] if not set(re.findall(r"\w{3,}", over)) & set(re.findall(r"\w+", labels)) else []
+    return wrong
+
+
+@each
+def test_a_caption_names_the_axis_that_is_there(master):
+    assert wrong_captions([(cell.kind, cell.source) for cell in parse(master.read_text())]) == []
+
+
+def test_a_wrong_caption_is_found():
+    figure = ("code", 'axes.set(xlabel="rank kept of each change", ylabel="loss")')
+    caption = "The same, over the {} that was kept."
+    assert wrong_captions([("markdown", caption.format("share of the squared norm")), figure]) == [
+        "share of the squared norm"
+    ]
+    assert wrong_captions([("markdown", caption.format("rank")), figure]) == []
+
+
 def _outputs(notebook):
     return [output for cell in _code(notebook) for output in cell.outputs]
 

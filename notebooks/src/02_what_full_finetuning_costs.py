@@ -277,7 +277,7 @@ assert at_length(2048, remat=True)["saved activations"] < held.static
 # %% [markdown]
 # <details><summary>From which length on</summary>
 #
-# From about 600 tokens on: the black line crosses the upper one between 576 and 640. With rematerialized blocks it
+# From between 576 and 640 tokens on: there the black line crosses the upper one. With rematerialized blocks it
 # does not get there at all in this picture.
 # </details>
 #

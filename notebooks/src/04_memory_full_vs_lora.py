@@ -72,7 +72,7 @@ assert all(150 < ledgers["full"][row] / ledgers["lora"][row] < 250 for row in ("
 # %% [markdown]
 # <details><summary>What the rows say</summary>
 #
-# Gradients and optimizer state shrink about 200 times, the weights not at all. LoRA holds one gradient and two moments
+# Gradients and optimizer state shrink about two hundred times, the weights not at all. LoRA holds one gradient and two moments
 # for each number *that trains*, and hardly any do. Its weights are those of the base: frozen, they are still read in
 # every step. QLoRA goes at that row, which is all that is left to go at.
 # </details>

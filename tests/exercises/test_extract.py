@@ -267,3 +267,55 @@ def test_a_notebooks_cells_are_read_and_its_faults_said(tmp_path):
     path.write_text("no JSON")
     with pytest.raises(ValueError, match="Expecting value"):
         statements(path)
+
+
+@pytest.fixture(scope="module")
+def ipython(tmp_path_factory):
+    """IPython itself, with nothing of the user's and nothing written."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    shell = InteractiveShell(config=config, ipython_dir=str(tmp_path_factory.mktemp("ipython")))
+    yield shell
+    shell.restore_sys_module_state()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "%time guess = 8",
+        "guess = %time 4 * 2",
+        "%prun -q guess = 8",
+        "time guess = 8",
+        "%%time\nguess = 8;",
+        "%%time\n%time guess = 4\nguess += 4",
+        "%%capture\nguess = 8\nprint(guess)",
+        "%%prun -q\nguess = 8",
+        "guess = 8\n%timeit -n1 -r1 guess = 3",
+        "guess = 8\nother = %timeit -n1 -r1 -q -o guess + 1",
+        "%%timeit -n1 -r1\nguess = 3",
+        "def f():\n    y = %time 2 * 4\n    return y\nguess = f()",
+        "def f():\n    y = []\n    for i in range(2):\n        %time y.append(4)\n    return sum(y)\nguess = f()",
+        "def f():\n    y = 8\n    %timeit -n1 -r1 y = 3\n    return y\nguess = f()",
+        "lines = !true\nguess = 8 + len(lines)",
+        ">>> def f():\n...     return 8\n...\n>>> guess = f()",
+        "In [2]: guess = 4\n   ...: guess *= 2",
+        'text = """\n%time 1\n"""\nguess = len(text)',
+        "n = (6\n  %4)\nguess = 4 * n",
+        "import asyncio\nawait asyncio.sleep(0)\nguess = 8",
+        "%%bash\nguess=3",
+        "%%writefile /dev/null\nguess = 3",
+        "  guess = 4\n  guess += 4",
+    ],
+)  # fmt: skip
+def test_a_cell_gives_what_it_gives_in_ipython(source, ipython, tmp_path):
+    """The same value, or none where it gives none; only what `%timeit` alone binds is taken for an answer as well."""
+    ipython.user_ns.pop("guess", None)
+    ipython.user_ns["__name__"] = "__main__"
+    ipython.run_cell(source)
+    expected = ipython.user_ns.get("guess")
+    found = run_cell(tmp_path, source, "guess", False)
+    assert found == (3 if source.startswith("%%timeit") else expected)
+    assert (expected is None) == source.startswith(("%%timeit", "%%bash", "%%writefile"))
