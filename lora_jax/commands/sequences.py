@@ -14,7 +14,6 @@ from lora_jax.transformer import Config
 
 Say = Callable[[str], None]
 Read = Mapping[str, Sequence[Document] | str]  # documents by the name of their data; or a built-in text's name
-ASKED = [{"role": "user", "content": "a"}]
 FEW = 0.05  # a share of learned tokens that is worth a second look
 
 
