@@ -23,7 +23,7 @@ def cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     shapes = {"q_proj": (48, 40), "down_proj": (96, 48), "k_proj": (48, 24), "o_proj": (48, 40), "gate_proj": (48, 40)}
     seed = int(rng.integers(10, 1000))
     return [*((seed + more, shapes, 6) for more in (0, 1, 2)), (seed, shapes, 6),
-            (seed, {"up_proj": (3, 5)}, 64), (0, {"v_proj": (1, 1)}, 1)]  # fmt: skip
+            (seed, {"up_proj": (2, 5)}, 96), (0, {"v_proj": (1, 1)}, 1)]  # fmt: skip
 
 
 def judge(arguments: tuple[Any, ...], answer: Any) -> str | None:

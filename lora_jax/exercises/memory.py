@@ -97,6 +97,7 @@ def _constants(blocks: int, double: bool) -> int:
 
 def _judge_nf4(arguments: tuple[Any, ...], answer: Any) -> str | None:
     rows, columns, double = arguments
+    answer = answer.tolist() if isinstance(answer, np.ndarray) and answer.shape == (2,) else answer
     if not isinstance(answer, list | tuple) or len(answer) != 2:
         return "return two numbers: the bytes of the codes, and those of the constants."
     codes, constants = (number(part) for part in answer)
