@@ -70,8 +70,10 @@ def judge(arguments: Case, answer: Any) -> str | None:
     first = next((i for i, rise in enumerate(rises) if rise > allowed), len(rises))
     if answer == best_of([i for i in within if i < first]):
         return "you stopped at the first volume that forgets too much: a later one may be within the budget again."
-    if answer == best or answer in verse or answer in stories:
-        return "that is a position in the list, or a loss: return the volume that stands there."
+    if answer == best:
+        return "that is a position in the list: return the volume that stands there."
+    if answer in verse or answer in stories:
+        return "that is a loss on verse, or a loss on stories: return the volume that stands at its place."
     if answer not in volumes:
         return f"{answer:.4g} was not measured: choose one of the volumes."
     at = volumes.index(answer)

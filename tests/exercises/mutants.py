@@ -76,7 +76,7 @@ def _inside(tree: ast.Module) -> Iterator[tuple[str, ast.Module]]:
             mutant = copy.deepcopy(tree)
             old = list(ast.walk(mutant))[number]
             _replace(mutant, old, new)
-            yield f"{ast.unparse(node)}  ->  {ast.unparse(new)}", mutant
+            yield f"{getattr(node, 'lineno', 0)}: {ast.unparse(node)}  ->  {ast.unparse(new)}", mutant
 
 
 def _names(tree: ast.Module) -> list[str]:
@@ -189,7 +189,10 @@ def _at_the_edges(tree: ast.Module, cases: list[tuple], results: list) -> Iterat
     for number, node in enumerate(ast.walk(tree)):
         if isinstance(node, ast.Return) and node.value is not None:
             for way in (*(way for way in ways if _matters(way, results)), "[{}]", "str({})"):
-                yield way.format("the result"), _with(tree, number, way.format(ast.unparse(node.value)), returned=True)
+                yield (
+                    f"{node.lineno}: {way.format('the result')}",
+                    _with(tree, number, way.format(ast.unparse(node.value)), returned=True),
+                )
         if isinstance(node, ast.FunctionDef) and len(node.args.args) == len(cases[0]):
             for parameter, given in zip((one.arg for one in node.args.args), zip(*cases, strict=True), strict=True):
                 for way in (

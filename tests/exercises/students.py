@@ -234,8 +234,12 @@ students(
     one_piece_too_many=lambda size, speeds, pieces: save(size, speeds, pieces) + size / pieces / min(speeds),
     nothing_overlaps=lambda size, speeds, pieces: sum(size / one for one in speeds),
     slowest_alone=lambda size, speeds, pieces: size / min(speeds),
-    last_is_slowest=lambda size, speeds, pieces: size / pieces * (sum(1 / s for s in speeds) + (pieces - 1) / speeds[-1]),
-    first_is_slowest=lambda size, speeds, pieces: size / pieces * (sum(1 / s for s in speeds) + (pieces - 1) / speeds[0]),
+    last_is_slowest=lambda size, speeds, pieces: (
+        size / pieces * (sum(1 / s for s in speeds) + (pieces - 1) / speeds[-1])
+    ),
+    first_is_slowest=lambda size, speeds, pieces: (
+        size / pieces * (sum(1 / s for s in speeds) + (pieces - 1) / speeds[0])
+    ),
     two_hops_alone=lambda size, speeds, pieces: save(size, speeds[:2], pieces),
     whole_bytes_a_piece=lambda size, speeds, pieces: save(size // pieces * pieces, speeds, pieces),
     whole_seconds=lambda size, speeds, pieces: math.ceil(save(size, speeds, pieces)),

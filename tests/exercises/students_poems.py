@@ -111,7 +111,10 @@ def side_by_side(one, other, left, right):
 def fitted(one, other):
     """The second's factors with the first's rank."""
     rank = one["a"].shape[1]
-    return {"a": np.resize(other["a"], (len(other["a"]), rank)), "b": np.resize(other["b"], (rank, other["b"].shape[1]))}
+    return {
+        "a": np.resize(other["a"], (len(other["a"]), rank)),
+        "b": np.resize(other["b"], (rank, other["b"].shape[1])),
+    }
 
 
 students(

@@ -5,7 +5,6 @@ They are also what `mutants.py` changes in one place. Each is complete in itself
 
 import inspect
 import math
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +30,15 @@ def sources(id):
     return [registry.find(id).solution.strip() + "\n", *texts]
 
 
-def made(source, name=None):
-    """What a text defines: its function, or the variable of that name."""
-    space = SimpleNamespace(**MODULES).__dict__
+def made(source, name, **helpers):
+    """What a text defines: the variable or function of that name, or the only function that it has."""
+    space = MODULES | helpers
     exec(source, space)  # our own text
-    return space[name] if name in space else [v for k, v in space.items() if inspect.isfunction(v)][-1]
+    return (
+        space[name]
+        if name in space
+        else [v for k, v in space.items() if inspect.isfunction(v) and k not in helpers][-1]
+    )
 
 
 @right("1.1")

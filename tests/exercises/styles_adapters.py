@@ -16,7 +16,6 @@ def one_by_one(singular_values, share):
         held += square
         if held >= share * squares.sum():
             return rank
-    return None
 
 
 @right("3.1")
