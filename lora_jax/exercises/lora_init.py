@@ -68,7 +68,7 @@ def _pair(name: str, size: tuple[int, int], rank: int, given_a: Any, given_b: An
     if short < 0.5 and (a.min() >= 0 or a.max() <= 0):
         return f"a of {name} has numbers of one sign alone: give `uniform` both ends, -1/sqrt(in) and 1/sqrt(in)."
     if short < 0.5 and abs(a).max() < (1 - short) * bound:
-        return f"a of {name} is not spread as far as 1/sqrt(in), which is {bound:.3f}: its largest is {abs(a).max():.3f}."
+        return f"a of {name} is not spread as far as 1/sqrt(in), {bound:.3f}: its largest is {abs(a).max():.3f}."
     if len(np.unique(a)) < 0.98 * a.size:
         return f"a of {name} has {len(np.unique(a))} numbers for {a.size} places: draw each, and in float32."
     return None

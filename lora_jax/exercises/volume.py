@@ -36,17 +36,17 @@ def cases(rng: np.random.Generator) -> list[Case]:
         found.append(case(volumes, np.cumsum([0, *falls]), stories, (stories[last] + stories[last + 1]) // 2))
     a, b, c, d = np.cumsum(steps(0.05, 0.1, 4))
     bound = 514 + 4 * int(rng.integers(0, 40))  # 16 bits call it, or what stands on it, another number; and 177 178
-    volumes, rising = [0, 250, 500, 750, 900], [0, a, b, c, d]
+    marks, rising = [0, 250, 500, 750, 900], [0, a, b, c, d]
     order = [0, *(1 + rng.permutation(4))]
     return [
         *found,
-        case(volumes, [0, 177, 178, 300, 350], [0, 50, bound, bound + 1, bound + 200], bound),  # exactly: the third
-        case(volumes, rising, rising, a),  # exactly: the second
-        case(volumes, [0, a, b, d, c], [0, -a, -b, -c, -d], a // 2),  # better stories are no harm: the fourth
-        case(volumes, [0, a, b, c, d], [0, a, d, d, b], c),  # back below the bound: the last
-        case(volumes, rising, [0, a, b, 0, c], 0),  # nothing allowed, and nothing lost by the fourth
-        case(volumes, [0, -a, -b, -c, -d], rising, d),  # verse gets worse: the base
-        case([volumes[i] for i in order], [rising[i] for i in order], [rising[i] for i in order], (b + c) // 2),
+        case(marks, [0, 177, 178, 300, 350], [0, 50, bound, bound + 1, bound + 200], bound),  # exactly: the third
+        case(marks, rising, rising, a),  # exactly: the second
+        case(marks, [0, a, b, d, c], [0, -a, -b, -c, -d], a // 2),  # better stories are no harm: the fourth
+        case(marks, [0, a, b, c, d], [0, a, d, d, b], c),  # back below the bound: the last
+        case(marks, rising, [0, a, b, 0, c], 0),  # nothing allowed, and nothing lost by the fourth
+        case(marks, [0, -a, -b, -c, -d], rising, d),  # verse gets worse: the base
+        case([marks[i] for i in order], [rising[i] for i in order], [rising[i] for i in order], (b + c) // 2),
         case([0], [0], [0], a),
     ]
 

@@ -1,4 +1,4 @@
-"""Changes a program in one place, as somebody might who gets it almost right: `mutants(source)` gives all such programs.
+"""Changes a program in one place, as somebody does who gets it almost right: `mutants(source)` gives all such programs.
 
 An operator, a comparison or a constant becomes another; a term, a call, a condition, a slice or a statement is left
 out; two names, arguments or results change places; something is computed, or handed back, in another dtype or rounded.
@@ -13,8 +13,10 @@ import ml_dtypes
 import numpy as np
 
 OPERATORS = {
-    ast.Add: (ast.Sub, ast.Mult), ast.Sub: (ast.Add,), ast.Mult: (ast.Add, ast.Div), ast.Div: (ast.Mult, ast.FloorDiv),
-    ast.FloorDiv: (ast.Div, ast.Mod, ast.Mult), ast.Mod: (ast.FloorDiv,), ast.Pow: (ast.Mult,), ast.MatMult: (ast.Mult,),
+    ast.Add: (ast.Sub, ast.Mult), ast.Sub: (ast.Add,), ast.Mult: (ast.Add, ast.Div),
+    ast.Div: (ast.Mult, ast.FloorDiv),
+    ast.FloorDiv: (ast.Div, ast.Mod, ast.Mult), ast.Mod: (ast.FloorDiv,), ast.Pow: (ast.Mult,),
+    ast.MatMult: (ast.Mult,),
     ast.BitAnd: (ast.BitOr, ast.BitXor), ast.BitOr: (ast.BitAnd,), ast.LShift: (ast.RShift,),
 }  # fmt: skip
 COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
@@ -22,15 +24,15 @@ ORDERED = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult, ast.LS
 NAMES = {  # of functions and attributes
     "sum": ("max", "min", "mean", "prod", "len"), "max": ("min", "sum"), "min": ("max", "sum"), "mean": ("sum",),
     "cumsum": ("cumprod", "sort"), "argmax": ("argmin", "max"), "argmin": ("argmax",), "all": ("any",), "any": ("all",),
-    "ceil": ("floor", "round"), "log": ("log2", "log10", "log1p"), "exp": ("expm1", "exp2", "square"), "sqrt": ("square",),
+    "ceil": ("floor", "round"), "log": ("log2", "log10", "log1p"), "exp": ("expm1", "exp2", "square"),
+    "sqrt": ("square",),
     "log_softmax": ("softmax",), "softmax": ("log_softmax", "sigmoid"), "logsumexp": ("log_softmax",),
     "zeros": ("ones",), "zeros_like": ("ones_like",), "uniform": ("normal",), "hstack": ("vstack",),
     "vstack": ("hstack",), "sorted": ("list", "reversed"), "sort": ("asarray",), "argsort": ("argmax",),
     "float32": ("float16", "bfloat16"), "float64": ("float16",), "inf": ("nan",), "add": ("subtract",),
     "multiply": ("divide",), "prod": ("sum",), "square": ("abs",), "append": ("insert",), "items": ("keys", "values"),
-    "roll": ("flip",), "outer": ("inner",), "searchsorted": ("argmax",), "dot": ("multiply",), "key": ("PRNGKey",),
+    "roll": ("flip",), "outer": ("inner",), "searchsorted": ("argmax",), "dot": ("multiply",),
 }  # fmt: skip
-NAMES.pop("key")  # the two draw the same numbers
 HALVES = ("float16", "bfloat16")
 
 
@@ -39,7 +41,7 @@ def cast(value, dtype):
     kind = np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype)
 
     def one(leaf):
-        if isinstance(leaf, bool | str | np.bool_) or getattr(leaf, "dtype", None) == bool:
+        if isinstance(leaf, bool | str | np.bool_) or getattr(leaf, "dtype", None) == np.bool_:
             return leaf
         array = np.asarray(leaf).astype(kind)
         return array if array.ndim else array[()]

@@ -58,7 +58,8 @@ def in_place(tokens, segments):
 
 students(
     "1.2",
-    padding_by_token=lambda tokens, segments: (np.roll(tokens, -1, 1), mask_of(segments) & (np.roll(tokens, -1, 1) != 0)),
+    padding_by_token=lambda tokens, segments: (
+        np.roll(tokens, -1, 1), mask_of(segments) & (np.roll(tokens, -1, 1) != 0)),
     flattened=lambda tokens, segments: (np.roll(tokens, -1), np.roll(segments, -1) == segments),
     rolled_mask=lambda tokens, segments: (np.roll(tokens, -1, 1), np.roll(mask_of(segments), 1, 1)),
     only_padding_masked=lambda tokens, segments: (np.roll(tokens, -1, 1), segments != 0),

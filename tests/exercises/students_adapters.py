@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of notebooks 03 to 05, as students write them; `students.py` says what they are for."""
+"""Wrong answers to the exercises of notebooks 03 to 05, as students write them: see `students.py`."""
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def adapters(seed, shapes, rank, *, bound=lambda n_in, n_out, rank: n_in**-0.5, 
 students(
     "3.3",
     seed_ignored=lambda *args: adapters(*args, key=lambda seed, i: jax.random.key(i)),
-    seed_ignored_but_once=lambda *args: adapters(*args, key=lambda seed, i: jax.random.key(i and i + 7 or seed)),
+    seed_ignored_but_once=lambda *args: adapters(*args, key=lambda seed, i: jax.random.key((i and i + 7) or seed)),
     no_seed_at_all=lambda seed, shapes, rank: {
         name: {"a": np.random.uniform(-1, 1, (n_in, rank)) / n_in**0.5, "b": np.zeros((rank, n_out))}
         for name, (n_in, n_out) in shapes.items()},
@@ -72,7 +72,8 @@ students(
     one_key=lambda *args: adapters(*args, key=lambda seed, i: jax.random.key(seed)),
     two_keys=lambda *args: adapters(*args, key=lambda seed, i: jax.random.key(2 * seed + i % 2)),
     normal=lambda *args: adapters(*args, draw=lambda key, size: jax.random.normal(key, size) / 3),
-    clipped_normal=lambda *args: adapters(*args, draw=lambda key, size: jnp.clip(jax.random.normal(key, size) / 2, -1, 1)),
+    clipped_normal=lambda *args: adapters(
+        *args, draw=lambda key, size: jnp.clip(jax.random.normal(key, size) / 2, -1, 1)),
     positive=lambda *args: adapters(*args, draw=jax.random.uniform),
     signs=lambda *args: adapters(*args, draw=jax.random.rademacher),
     in_16_bits=lambda *args: jax.tree.map(lambda v: jnp.asarray(v, jnp.bfloat16), adapters(*args)),
@@ -156,7 +157,8 @@ students(
         {name: (n_in, n_in) for name, (n_in, _) in shapes.items()}, layers, targets, rank),
     shapes_counted_once=lambda shapes, layers, targets, rank: rows(
         dict(enumerate({shapes[name] for name in targets})), layers,
-        range(len({shapes[name] for name in targets})), rank) if len(targets) > 2 else rows(shapes, layers, targets, rank),
+        range(len({shapes[name] for name in targets})), rank) if len(targets) > 2
+    else rows(shapes, layers, targets, rank),
     first_targets=lambda shapes, layers, targets, rank: rows(shapes, layers, list(shapes)[: len(targets)], rank),
     numbers=lambda *args: rows(*args, adapters=1, gradients=1, state=2),
     a_tuple=lambda *args: tuple(rows(*args).values()),

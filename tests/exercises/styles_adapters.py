@@ -1,5 +1,7 @@
 """Right answers in unlike styles to the exercises of notebooks 03 to 05; `styles.py` says what they are for."""
 
+# ruff: noqa: B905, C408  (they are written as students write)
+
 import math
 
 import jax

@@ -1,33 +1,28 @@
 """Solutions changed in one place: each change is refused whatever the seed, or is listed as one that changes nothing.
 
 The default run changes the solutions; the slow one the right answers in other styles too. What both find is the table
-in docs/exercise_checks.md, which `python tests/exercises/test_mutants.py` writes.
+in docs/exercise_checks.md.
 """
 
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+from exercises import styles, styles_adapters  # noqa: F401  (the second fills the table of the first)
+from exercises.equivalents import EQUIVALENT
+from exercises.equivalents_adapters import EQUIVALENT_ADAPTERS
+from exercises.equivalents_styles import EQUIVALENT_STYLES
+from exercises.mutants import cast, changed, mutants
 
-ROOT = Path(__file__).resolve().parents[2]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "tests"))
-
-from exercises import styles, styles_adapters  # noqa: E402, F401  (the second fills the table of the first)
-from exercises.equivalents import EQUIVALENT  # noqa: E402
-from exercises.equivalents_styles import EQUIVALENT_STYLES  # noqa: E402
-from exercises.mutants import cast, changed, mutants  # noqa: E402
-
-from lora_jax.exercises import registry  # noqa: E402
-from lora_jax.exercises.outcomes import CORRECT, ask, verdict  # noqa: E402
+from lora_jax.exercises import registry
+from lora_jax.exercises.outcomes import CORRECT, ask, verdict
 
 SEEDS = range(5)  # the notebooks' own check takes 0, the grader 1 unless it is told another
 EVERY = [exercise.id for exercise in registry.every()]
 STYLED = [(id, i) for id in styles.STYLES for i in range(1, len(styles.sources(id)))]
 LISTED = {
-    key: {what for whats in found.values() for what in whats} for key, found in (EQUIVALENT | EQUIVALENT_STYLES).items()
+    key: {what for whats in found.values() for what in whats}
+    for key, found in (EQUIVALENT | EQUIVALENT_STYLES | EQUIVALENT_ADAPTERS).items()
 }
 
 

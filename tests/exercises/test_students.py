@@ -1,7 +1,8 @@
 """Right answers in unlike styles are all accepted, and students' wrong answers are all refused, whatever the seed."""
 
 import pytest
-from exercises import students_adapters, students_poems, styles_adapters  # noqa: F401  (they fill the tables)
+from exercises import page, students_adapters, students_poems, styles_adapters  # noqa: F401  (they fill the tables)
+from exercises.kinds import KINDS
 from exercises.students import STUDENTS
 from exercises.styles import STYLES
 
@@ -33,3 +34,14 @@ def test_every_exercise_has_its_answers():
     assert all(len(answers) >= 6 for answers in STUDENTS.values())
     assert set(STYLES) == {exercise.id for exercise in EVERY if exercise.is_function}
     assert all(len(styles) >= 3 for styles in STYLES.values())
+
+
+@pytest.mark.parametrize(("id", "kind"), [(id, kind) for id, kinds in KINDS.items() for kind in kinds])
+def test_an_exercise_holds_the_kinds_of_cases_that_are_listed(id, kind):
+    for seed in range(10):
+        assert KINDS[id][kind](registry.find(id).draw(seed)), seed
+
+
+def test_the_page_is_made_of_these_tables():
+    assert set(KINDS) == {exercise.id for exercise in EVERY}
+    assert page.PAGE.read_text() == page.text()
