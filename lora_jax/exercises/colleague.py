@@ -15,7 +15,7 @@ import numpy as np
 from lora_jax.exercises.judging import near, number
 from lora_jax.exercises.registry import Exercise
 
-Made = tuple[bool, bool, bool]  # which of the three mistakes are still in an answer
+Made = tuple[bool, ...]  # three: which of the three mistakes are still in an answer
 NONE, SOME = (False,) * 3, [made for made in product((False, True), repeat=3) if any(made)]
 
 

@@ -97,7 +97,7 @@ _STATE_MISTAKES = {  # (master, bytes a number)
     (False, 2): "one moment is missing: AdamW keeps two for each number, mu and nu.",
     (False, 8): "without a master copy both moments have the dtype of what trains, bfloat16: 2 bytes each.",
     (True, 4): "with a master copy AdamW works on float32: both moments are float32, and the copy is state too.",
-    (True, 8): "8 bytes a number: the copy or a moment is missing, or moments are bfloat16; all three are float32.",
+    (True, 8): "8 bytes a number, where mu, nu and the copy take 12: with a master copy all three are float32.",
 }
 
 

@@ -23,7 +23,7 @@ def cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     shapes = {"q_proj": (48, 40), "down_proj": (96, 48), "k_proj": (48, 24), "o_proj": (48, 40), "gate_proj": (48, 40)}
     seed = int(rng.integers(10, 1000))
     return [*((seed + more, shapes, 6) for more in (0, 1, 2)), (seed, shapes, 6),
-            (seed, {"up_proj": (3, 5)}, 64), (0, {"v_proj": (1, 1)}, 1)]  # fmt: skip
+            (seed, {"up_proj": (2, 5)}, 96), (0, {"v_proj": (1, 1)}, 1)]  # fmt: skip
 
 
 def judge(arguments: tuple[Any, ...], answer: Any) -> str | None:
@@ -65,8 +65,10 @@ def _pair(name: str, size: tuple[int, int], rank: int, given_a: Any, given_b: An
     if abs(a).max() > bound * (1 + 1e-6):
         return f"a of {name} holds {abs(a).max():.2f}: draw it uniformly from -1/sqrt(in) to 1/sqrt(in)."
     short = -np.log(CHANCE) / a.size  # the share of the bound that a.size draws leave out at its end, by CHANCE
-    if short < 0.5 and (a.min() >= 0 or a.max() <= 0 or abs(a).max() < (1 - short) * bound):
-        return f"a of {name} is not spread from -1/sqrt(in) to 1/sqrt(in): give `uniform` both ends."
+    if short < 0.5 and (a.min() >= 0 or a.max() <= 0):
+        return f"a of {name} has numbers of one sign alone: give `uniform` both ends, -1/sqrt(in) and 1/sqrt(in)."
+    if short < 0.5 and abs(a).max() < (1 - short) * bound:
+        return f"a of {name} is not spread as far as 1/sqrt(in), {bound:.3f}: its largest is {abs(a).max():.3f}."
     if len(np.unique(a)) < 0.98 * a.size:
         return f"a of {name} has {len(np.unique(a))} numbers for {a.size} places: draw each, and in float32."
     return None

@@ -20,8 +20,8 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 def rank_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     """First spectra where each mistake shows; then shares that a rank holds exactly, and a long, flat spectrum.
 
-    The exact ones: equal values; squares of 9, 4, 1, 1 and 1 of 16, times a number that is exact in float32 and in no
-    16 bits; all of it, with zeros behind; one value.
+    The exact ones: equal values; squares of 9, 4, 1, 1 and 1 of 16; all of it, with zeros behind; one value. Their sums
+    are powers of two, so that a share is exact in float32 whether it is divided or multiplied.
     """
 
     def case(n: int, rank: int) -> tuple[Any, ...]:
@@ -32,23 +32,30 @@ def rank_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
             if first_to_hold(values, share) - rank > 1 and held[rank - 1] - held[rank - 2] > 1e-3:
                 return values, share
 
-    c = int(rng.choice([c for c in range(683, 1000, 2) if rounds_down_thrice(c)]))
-    uneven = c * np.array([3, 2, 1, 1, 1], np.float32)
-    flat = np.linspace(1.1, 0.9, 1200).astype(np.float32)
-    rank = int(rng.integers(700, 1100))
-    held = np.cumsum(flat.astype(np.float64) ** 2)
+    uneven = 2.0 ** int(rng.integers(0, 4)) * np.array([3, 2, 1, 1, 1], np.float32)
     return [
         case(23, 5), case(41, 7),
-        (np.full(4, 3.0, np.float32), 0.5), (uneven, 9 / 16), (uneven, 13 / 16), (uneven, 7 / 8),
-        (np.array([3, 2, 1, 0, 0], np.float32), 1.0), (np.array([2.5], np.float32), 0.9),
-        (flat, float(held[rank - 1] - flat[rank - 1].astype(np.float64) ** 2 / 2) / held[-1]),
+        (np.full(4, 2.0, np.float32), 0.5), (uneven, 9 / 16), (uneven, 13 / 16), (256 * uneven, 7 / 8),
+        (np.array([3, 2, 1, 1, 1, 0, 0], np.float32), 1.0), (np.array([2.5], np.float32), 0.9), flat_spectrum(rng),
     ]  # fmt: skip
 
 
-def rounds_down_thrice(c: int) -> bool:
-    """Whether 16 bits make 3 c a smaller share of c than it is, so that 9 of 16 squares are less than that."""
-    kinds = (np.float16, BFLOAT16)
-    return all(float(np.asarray(3 * c).astype(kind)) < 3 * float(np.asarray(c).astype(kind)) for kind in kinds)
+def flat_spectrum(rng: np.random.Generator) -> tuple[Any, ...]:
+    """So many values that a sum in 16 bits stands still, so near 1 that 16 bits call all of them 1."""
+    while True:
+        values = np.repeat(1 + rng.uniform((4.0e-4, -2.3e-4), (4.7e-4, -1.6e-4)), 1200).astype(np.float32)
+        held, rank = np.cumsum(values.astype(np.float64) ** 2), int(rng.integers(1210, 1400))
+        share = float((held[rank - 2] + held[rank - 1]) / 2 / held[-1])
+        rounded = [
+            found
+            for kind in (np.float16, BFLOAT16)
+            for found in (
+                first_to_hold(values.astype(kind), share, 2),
+                first_to_hold(values, float(np.array(share).astype(kind)), 2),
+            )
+        ]
+        if rank not in rounded:
+            return values, share
 
 
 def first_to_hold(values: np.ndarray, share: float, power: int = 1) -> int:
@@ -59,7 +66,7 @@ def first_to_hold(values: np.ndarray, share: float, power: int = 1) -> int:
 
 def judge_rank(arguments: tuple[Any, ...], answer: Any) -> str | None:
     values, share = arguments
-    if np.ndim(answer) or isinstance(answer, bool | str | dict):
+    if isinstance(answer, bool) or not isinstance(answer, int | float):
         return "return one whole number, the rank."
     right, plain = first_to_hold(values, share, 2), first_to_hold(values, share, 1)
     if answer == right:
@@ -85,7 +92,7 @@ def product_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
         x, w, a, b = (rng.standard_normal(size).astype(np.float32) for size in sizes)
         return x, np.float32(base) * w, a, b, alpha
 
-    return [case(5, 7, 11, 3, 6.0), case(4, 13, 9, 2, 7.0), case(6, 5, 8, 4, 1.0, 100), case(1, 3, 4, 1, 0.5)]
+    return [case(5, 7, 11, 3, 6.1), case(4, 13, 9, 2, 7.3), case(6, 5, 8, 4, 1.1, 100), case(1, 3, 4, 1, 0.6)]
 
 
 def judge_product(arguments: tuple[Any, ...], answer: Any) -> str | None:
@@ -122,7 +129,7 @@ def gradient_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
         x, a, b, dy = (rng.standard_normal(size).astype(np.float32) for size in sizes)
         return x, a, b, scaling, dy
 
-    return [case(5, 7, 11, 3, 2.0), case(6, 13, 9, 4, 0.5), case(1, 3, 4, 1, 3.0)]  # the last: one row, and rank 1
+    return [case(5, 7, 11, 3, 2.1), case(6, 13, 9, 4, 0.6), case(1, 3, 4, 1, 3.3)]  # the last: one row, and rank 1
 
 
 def judge_gradients(arguments: tuple[Any, ...], answer: Any) -> str | None:
@@ -169,8 +176,8 @@ def merge_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
         return w.astype(dtype), a, b, alpha
 
     return [
-        case(2, 8, 6, 3, 7.0, np.float32), case(3, 9, 7, 4, 10.0, BFLOAT16),
-        case(2, 12, 5, 2, 3.0, np.float16), case(1, 4, 3, 1, 0.5, np.float32),
+        case(2, 8, 6, 3, 7.1, np.float32), case(3, 9, 7, 4, 10.3, BFLOAT16),
+        case(2, 12, 5, 2, 3.3, np.float16), case(1, 4, 3, 1, 0.6, np.float32),
     ]  # fmt: skip
 
 

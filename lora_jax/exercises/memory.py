@@ -78,7 +78,7 @@ def _judge_rows(arguments: tuple[Any, ...], answer: Any) -> str | None:
 
 # 4.3: NF4, with and without double quantization.
 def _nf4_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    """Blocks cut short at the end of a column, and a last group that is not full; whole ones; few; and very many.
+    """First whole blocks and groups; then both cut short, at the end of a column and of all; whole, few, very many.
 
     Of the large matrix the bytes of the codes, and those of the constants, are odd: float32 cannot hold them.
     """
@@ -87,8 +87,8 @@ def _nf4_cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     whole = (64 * int(rng.integers(2, 6)), 256 * int(rng.integers(1, 4)))
     few = (2 * int(rng.integers(1, 32)), 1)
     large = (2 * (32_769 + 2 * int(rng.integers(0, 15))), 16_501 + 4 * int(rng.integers(0, 100)))
-    cases = [*cases, whole, whole, few, few, large, large]
-    return [(*case, i % 2 == 1) for i, case in enumerate(cases)]
+    cases = [whole, *cases, whole, few, few, large, large]
+    return [(*case, i % 2 == 0) for i, case in enumerate(cases)]
 
 
 def _constants(blocks: int, double: bool) -> int:
@@ -97,6 +97,7 @@ def _constants(blocks: int, double: bool) -> int:
 
 def _judge_nf4(arguments: tuple[Any, ...], answer: Any) -> str | None:
     rows, columns, double = arguments
+    answer = answer.tolist() if isinstance(answer, np.ndarray) and answer.shape == (2,) else answer
     if not isinstance(answer, list | tuple) or len(answer) != 2:
         return "return two numbers: the bytes of the codes, and those of the constants."
     codes, constants = (number(part) for part in answer)
@@ -115,16 +116,20 @@ def _judge_nf4(arguments: tuple[Any, ...], answer: Any) -> str | None:
         _constants(rows // 64 * columns, double): "the last block of a column is left out: round rows / 64 up.",
         _constants(rows * ceil(columns / 64), double): "blocks run down a column: columns * ceil(rows / 64) of them.",
         _constants(ceil(rows * columns / 64), double): "no block runs on into the next column: round up in each.",
-        n
-        + 4 * ceil(n / 256): "the constants are 4 bytes short: one more float32, their mean, is shared by all; or the "
-        "last group of 256 is left out, and must be rounded up.",
+        # The first case has whole groups: an answer that leaves the last group out is right there.
+        n + 4 * ceil(n / 256): "the constants are 4 bytes short: one more float32, their mean, is shared by all."
+        if n % 256 == 0
+        else "the last group of 256 is left out where it is not full: it must be rounded up.",
         n + 4: "with double quantization 256 constants share a float32 of their own, which is missing.",
         5 * n + 4 * ceil(n / 256) + 4: "the quantized constants stand in place of the float32 ones, not beside them.",
         4 * n: "double quantization is missing: each constant becomes a byte, and 256 of them share a float32.",
     }
-    plain = "without double quantization each constant is a float32, 4 bytes, and nothing is added."
     other = "the constants are off: count the blocks of 64 first, and then the bytes that each one's constant takes."
-    return plain if not double and constants in (n, _constants(n, True)) else known.get(int(constants), other)
+    if not double and constants == n:
+        return "without double quantization each constant is a float32, 4 bytes, and not one byte."
+    if not double and constants == _constants(n, True):
+        return "without double quantization the constants are plain float32, and nothing is added."
+    return known.get(int(constants), other)
 
 
 LENGTH = 1024  # tokens of a sequence in the picture of 4.4

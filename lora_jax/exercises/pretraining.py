@@ -33,7 +33,7 @@ def sizes(rng: Rng) -> Cases:
         K = int(rng.integers(2, 4))
         V, D, F, L = (int(rng.integers(*ends)) for ends in ((90, 150), (20, 40), (50, 60), (4, 6)))
         found.append((V, D, F, L, 3 * K, K, int(rng.choice([10, 14])), i % 2 == 0))
-    V, D, F = (2 * int(rng.integers(*ends)) for ends in ((16_000, 30_000), (700, 900), (2_000, 3_000)))
+    V, D, F = (4 * int(rng.integers(*ends)) + 2 for ends in ((12_500, 16_000), (513, 600), (1_025, 1_400)))
     return [
         *found,
         (int(rng.integers(13, 90)), 12, 5, 1, 4, 2, 3, False),

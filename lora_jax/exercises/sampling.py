@@ -37,7 +37,7 @@ def cases(rng: np.random.Generator) -> list[Case]:
     return [
         usual(9, 3, float(rng.uniform(0.4, 0.8))), usual(12, 5, float(rng.uniform(1.4, 2.5))), usual(6, 6, 0.7),
         case(8, 1, 1.5), case(1, 1, 0.5), (two, temperature, 3),
-        case(7, 4, 0.5, level=-2000), case(7, 4, 0.5, level=2000), case(9, 3, 64.0, scale=120), case(9, 3, 2.0**-6),
+        case(7, 4, 0.5, level=-2000), case(7, 4, 0.5, level=2000), case(9, 3, 64.0, scale=120), case(9, 3, 2.0**-8),
         case(9, 9, 64.0, scale=120),
     ]  # fmt: skip
 

@@ -35,16 +35,18 @@ def cases(rng: np.random.Generator) -> list[Case]:
         falls, stories = [*steps(0.06, 0.1, 4), *(-f for f in steps(0.06, 0.1, 2))], np.cumsum([0, *steps(0.05, 0.08)])
         found.append(case(volumes, np.cumsum([0, *falls]), stories, (stories[last] + stories[last + 1]) // 2))
     a, b, c, d = np.cumsum(steps(0.05, 0.1, 4))
-    volumes, rising = [0, 250, 500, 750, 900], [0, a, b, c, d]
+    bound = 514 + 4 * int(rng.integers(0, 40))  # 16 bits call it, or what stands on it, another number; and 177 178
+    marks, rising = [0, 250, 500, 750, 900], [0, a, b, c, d]
     order = [0, *(1 + rng.permutation(4))]
     return [
         *found,
-        case(volumes, rising, rising, b),  # exactly: the third
-        case(volumes, [0, a, b, d, c], [0, -a, -b, -c, -d], a // 2),  # better stories are no harm: the fourth
-        case(volumes, [0, a, b, c, d], [0, a, d, d, b], c),  # back below the bound: the last
-        case(volumes, rising, [0, a, b, 0, c], 0),  # nothing allowed, and nothing lost by the fourth
-        case(volumes, [0, -a, -b, -c, -d], rising, d),  # verse gets worse: the base
-        case([volumes[i] for i in order], [rising[i] for i in order], [rising[i] for i in order], (b + c) // 2),
+        case(marks, [0, 177, 178, 300, 350], [0, 50, bound, bound + 1, bound + 200], bound),  # exactly: the third
+        case(marks, rising, rising, a),  # exactly: the second
+        case(marks, [0, a, b, d, c], [0, -a, -b, -c, -d], a // 2),  # better stories are no harm: the fourth
+        case(marks, [0, a, b, c, d], [0, a, d, d, b], c),  # back below the bound: the last
+        case(marks, rising, [0, a, b, 0, c], 0),  # nothing allowed, and nothing lost by the fourth
+        case(marks, [0, -a, -b, -c, -d], rising, d),  # verse gets worse: the base
+        case([marks[i] for i in order], [rising[i] for i in order], [rising[i] for i in order], (b + c) // 2),
         case([0], [0], [0], a),
     ]
 
@@ -68,8 +70,10 @@ def judge(arguments: Case, answer: Any) -> str | None:
     first = next((i for i, rise in enumerate(rises) if rise > allowed), len(rises))
     if answer == best_of([i for i in within if i < first]):
         return "you stopped at the first volume that forgets too much: a later one may be within the budget again."
-    if answer == best or answer in verse or answer in stories:
-        return "that is a position in the list, or a loss: return the volume that stands there."
+    if answer == best:
+        return "that is a position in the list: return the volume that stands there."
+    if answer in verse or answer in stories:
+        return "that is a loss on verse, or a loss on stories: return the volume that stands at its place."
     if answer not in volumes:
         return f"{answer:.4g} was not measured: choose one of the volumes."
     at = volumes.index(answer)

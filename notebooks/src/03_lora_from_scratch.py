@@ -254,7 +254,8 @@ print("differs from the dense product by rounding")
 #
 # What trains is a tree of its own that stands *beside* the model: for every matrix a pair, and nothing else in it.
 # Draw `a` uniformly between $\pm 1/\sqrt{\text{in}}$, each matrix from a key of its own, and let `b` be zero: then
-# the product is zero, and training starts from the model as it is.
+# the product is zero, and training starts from the model as it is. All of it is float32. The seed decides: the same
+# one gives the same numbers again, and another one gives every matrix other numbers.
 
 
 # %% tags=["exercise"]

@@ -106,7 +106,7 @@ def next_token_probabilities(logits, temperature, k):
 
 
 # %% [markdown]
-# The check calls your function with logits of its own, and says what it finds.
+# The check calls your function with logits of its own, some of them large or far apart, and says what it finds.
 
 # %%
 check("5.1", next_token_probabilities)

@@ -131,10 +131,10 @@ WRONG = {
         (("size / pieces / speed", "8 * size / pieces / speed"), "bytes a second, not bits"),
     ],
     "2.5": [
-        (("2 + 2 + 2 + 2", "2 + 2 + 2"), "the gradients are still missing"),
+        (("2 + 2 + 2 + 2", "2 + 2 + 2"), "the gradients are missing"),
         (("2**30", "10**9"), "it is 2**30"),
         ((" - whole", ""), ("P * (2 + 2 + 2 + 2)", "P * 8 + whole"), "does not come off what that card has"),
-        (("2 + 2 + 2 + 2", "2 + 2 + 2"), ("2**30", "10**9"), "the moments' 4; a card's GiB"),
+        (("2 + 2 + 2 + 2", "2 + 2 + 2"), ("2**30", "10**9"), "the gradients are missing"),
         (("-(-held // room)", "held // room"), "rounded down"),
         (("-(-held // room)", "held / room"), "round up"),
         (("2 + 2 + 2 + 2", "2 + 2 + 4 + 4"), "12 bytes a parameter"),

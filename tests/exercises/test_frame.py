@@ -93,6 +93,33 @@ def test_an_answer_cannot_change_what_it_is_judged_by():
     assert outcome(DOUBLE, cheat).status == NOT_YET
 
 
+def test_an_answer_that_changes_its_arguments_is_refused():
+    def in_place(x):
+        x *= 2
+        return x
+
+    found = outcome(DOUBLE, in_place)
+    assert found.reason.startswith("it changes its argument number 1 in place")
+
+
+def test_an_answer_that_keeps_something_between_its_calls_is_refused():
+    calls = []
+
+    def remembers(x):
+        calls.append(x)
+        return 2 * x if len(calls) < 3 else 2 * x + 1
+
+    found = outcome(DOUBLE, remembers)
+    assert (
+        found.reason == "asked the same as at first it gives another answer: does it keep something between its calls?"
+    )
+
+
+def test_what_no_single_case_shows_is_judged_together():
+    alike = dataclasses.replace(DOUBLE, together=lambda cases, answers: f"{len(answers)} answers.")
+    assert outcome(alike, lambda x: 2 * x).reason == "3 answers."
+
+
 def test_another_seed_draws_other_cases():
     one, same, other = (np.concatenate([c[0].ravel() for c in DOUBLE.draw(seed)]) for seed in (0, 0, 1))
     assert np.array_equal(one, same)

@@ -115,7 +115,12 @@ WRONG = {
         (("4 + 4 + 8", "2 + 2 + 4"), "16 bytes, not 8"),
         (("* A + kept", "* A + kept * A / P"), "activations still shrink"),
         (("4 + 4 + 8", "8"), ("* A + kept", "* A + kept * A / P"), "not 8: it, its gradient and its two moments are"),
-        (("lora = 2 * P + ", "lora = "), ("4 + 4 + 8", "8"), ("* A + kept", "* A + kept * A / P"), "2 bytes each; an"),
+        (
+            ("lora = 2 * P + ", "lora = "),
+            ("4 + 4 + 8", "8"),
+            ("* A + kept", "* A + kept * A / P"),
+            "LoRA's weights are missing",
+        ),
         (("* A + kept", "* A"), "LoRA's activations are missing"),
         (("lora = 2 * P", "lora = 4 * P"), "frozen weights have no gradient"),
         (("full / lora", "lora / full"), "upside down"),

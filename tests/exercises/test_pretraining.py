@@ -99,7 +99,7 @@ WRONG = {
         (lambda tokens, segments: np.roll(tokens, -1, axis=1), "return two arrays"),
     ],
     "1.3": [
-        (as_published, "two at once"),
+        (as_published, "runs over time"),
         (overflowing, "exp overflows"),
         (losses(lambda n, m: jnp.sum(n * m) / jnp.sum(m), axis=1), "runs over time"),
         (losses(lambda n, m: jnp.mean(n * m)), "divided by all positions"),
