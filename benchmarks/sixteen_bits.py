@@ -4,7 +4,7 @@
 
 Each run is the command `train`, on poems: of the small model, which never read a poem, and of a model of the same
 shape with random weights; in float32 and in bfloat16 by every rounding; at two learning rates, with three seeds. A run
-that is in the record already is not run again. About an hour on two cores.
+that is in the record already is not run again. About ten seconds to a minute each on two cores.
 """
 
 import argparse
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     rows = json.loads(out.read_text())["rows"] if out.exists() else []
-    for seed in SEEDS:
-        for model in MODELS:
+    for model in MODELS:
+        for seed in SEEDS:
             for rate in RATES:
                 for way in WAYS:
                     asked = {"model": model, "way": way, "rate": rate, "seed": seed}
