@@ -152,23 +152,26 @@ def sixteen_bits() -> str:
     """Full fine-tuning in bfloat16 beside float32: a row for each model, learning rate and rounding."""
     table = json.loads((RECORDS / "sixteen_bits.json").read_text())
     runs = {(row["model"], row["rate"], row["way"], row["seed"]): row for row in table["rows"]}
-    models, rates, ways, seeds = (list(dict.fromkeys(key[i] for key in runs)) for i in range(4))
+    models, rates, ways, _ = (list(dict.fromkeys(key[i] for key in runs)) for i in range(4))
     said = ", ".join(f"{name} {version}" for name, version in table["versions"].items())
     lines = [
-        f"{table['date']}, {table['machine']}; {said}; seeds {', '.join(map(str, seeds))}:",
+        f"{table['date']}, {table['machine']}; {said}:",
         "",
-        "| weights at first | rate | in | loss | fall, of float32's | moved |",
-        "|---|---|---|---|---|---|",
+        "| weights at first | seeds | rate | in | loss | fall, of float32's | moved |",
+        "|---|---|---|---|---|---|---|",
     ]
     for model, rate, way in itertools.product(models, rates, ways):
+        seeds = [seed for found, *_, seed in runs if (found, *_) == (model, rate, way)]
         rows = [runs[model, rate, way, seed] for seed in seeds]
         falls = [row["before"] - row["after"] for row in rows]
         exact = [runs[model, rate, "float32", seed] for seed in seeds]
         shares = [fall / (row["before"] - row["after"]) for fall, row in zip(falls, exact, strict=True)]
         before, after, moved = (statistics.mean(row[name] for row in rows) for name in ("before", "after", "moved"))
         name = way if way == "float32" else f"bfloat16, {way}"
-        fall = "-" if way == "float32" else f"{min(shares):.1%} to {max(shares):.1%}"
-        lines.append(f"| {model} | {rate:g} | {name} | {before:.3f} to {after:.3f} | {fall} | {moved:.0%} |")
+        fall = "-" if way == "float32" else " to ".join(dict.fromkeys(f"{f(shares):.1%}" for f in (min, max)))
+        lines.append(
+            f"| {model} | {len(seeds)} | {rate:g} | {name} | {before:.3f} to {after:.3f} | {fall} | {moved:.0%} |"
+        )
     return "\n".join(lines) + "\n"
 
 

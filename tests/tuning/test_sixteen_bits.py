@@ -127,7 +127,7 @@ def test_the_record_shows_bfloat16_within_two_per_cent_of_float32():
     rows = json.loads(record.read_text())["rows"]
     falls = {(r["model"], r["rate"], r["seed"], r["way"]): r["before"] - r["after"] for r in rows}
     asked = {key[:3] for key in falls}
-    assert {rate for _, rate, _ in asked} == {jobs.FULL_RATE, 1e-5} and {seed for *_, seed in asked} == {0, 1, 2}
+    assert asked >= {("trained", rate, seed) for rate in (jobs.FULL_RATE, 1e-5) for seed in (0, 1, 2)}
     for one in asked:
         exact = falls[*one, "float32"]
         for way in ("master", "stochastic"):
