@@ -2,9 +2,9 @@
 
     python benchmarks/sixteen_bits.py --out figures/data/sixteen_bits.json
 
-Each run is the command `train`, on poems: of the small model, which never read a poem, and of a model of the same
-shape with random weights; in float32 and in bfloat16 by every rounding; at two learning rates, with three seeds. A run
-that is in the record already is not run again. About an hour on two cores.
+Each run is the command `train`, on poems: of the small model, which never read a poem, with three seeds, and of a model
+of the same shape with random weights; in float32 and in bfloat16 by every rounding; at two learning rates. A run that is
+in the record already is not run again. About ten seconds to a minute each on two cores.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from lora_jax.files import atomic, huggingface, models
 from lora_jax.tuning import optimizers, pretraining
 from lora_jax.tuning.jobs import FULL_RATE
 
-STEPS, SEEDS, RATES = 150, (0, 1, 2), (FULL_RATE, 1e-5)
+STEPS, RATES = 150, (FULL_RATE, 1e-5)
+SEEDS = {"trained": (0, 1, 2), "random": (0,)}
 MODELS = {"trained": pretraining.NAME, "random": "a model of the same shape with random weights"}
 WAYS = {"float32": "--dtype float32"}
 WAYS |= {name: f"--dtype bfloat16 --rounding {name}" for name in optimizers.ROUNDING}
@@ -67,16 +68,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
-    rows = json.loads(out.read_text())["rows"] if out.exists() else []
-    for seed in SEEDS:
-        for model in MODELS:
+    before = json.loads(out.read_text()) if out.exists() else {"rows": []}
+    rows = before["rows"]
+    for model in MODELS:
+        for seed in SEEDS[model]:
             for rate in RATES:
                 for way in WAYS:
                     asked = {"model": model, "way": way, "rate": rate, "seed": seed}
                     if any(asked.items() <= row.items() for row in rows):
                         continue
                     rows.append(run(**asked))
-                    table = {
+                    table = before | {
                         "date": datetime.date.today().isoformat(),
                         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {jax.devices()[0].platform}",
                         "versions": {"jax": jax.__version__, "optax": optax.__version__},

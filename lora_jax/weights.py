@@ -131,7 +131,7 @@ def _rows_backward(kept: tuple[Array, Array], d: Array) -> tuple[Array, None]:
     which, place = jnp.unique(ids, return_inverse=True, size=ids.size, fill_value=w.shape[0])  # (N,) each
     flat = d.reshape(ids.size, -1).astype(jnp.float32)  # (N, out)
     sums = jax.ops.segment_sum(flat, place.ravel(), ids.size).astype(w.dtype)  # (N, out)
-    return jnp.zeros_like(w).at[which].set(sums, mode="drop"), None
+    return jnp.zeros_like(w).at[which].add(sums, mode="drop"), None
 
 
 _rows.defvjp(_rows_forward, _rows_backward)

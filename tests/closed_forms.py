@@ -98,8 +98,8 @@ def constants(setup):
 def optimizer(setup):
     """optax's rules, for what it works on: what trains or, of weights in bfloat16 that are rounded, float32 of them.
 
-    AdamW: mu in `moments` or the dtype of what it works on, nu in the latter, a count. Momentum: a trace in `moments` or
-    the dtype of what it works on. SGD: nothing. Adafactor: see `adafactor`. A master copy is state too; stochastic
+    AdamW: mu in `moments` or the dtype of what it works on, nu in the latter, a count. Momentum: a trace in `moments`
+    or the dtype of what it works on. SGD: nothing. Adafactor: see `adafactor`. A master copy is state too; stochastic
     rounding has a key, two numbers of 4 bytes.
     """
     halves = setup.method == "full" and setup.dtype == "bfloat16"

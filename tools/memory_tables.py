@@ -81,8 +81,8 @@ def growth() -> Table:
     """Bytes against batch and against length, and where what the batch brings outgrows what LoRA saves."""
     setups = _by_ways(BIG)
     saved = estimate(setups["full"]).static - estimate(setups["lora"]).static
-    batches = _against({"length": 1024}, "batch", range(1, 25), saved)
-    lengths = _against({"batch": 1}, "length", range(512, 24_577, 512), saved)
+    batches = _against({"length": 1024}, "batch", range(1, 49), saved)
+    lengths = _against({"batch": 1}, "length", range(1024, 49_153, 1024), saved)
     return {"model": BIG, "step": _describe(setups["lora"]), "saved": saved, "batch": batches, "length": lengths}
 
 

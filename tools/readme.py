@@ -2,6 +2,7 @@
 
 The README's account of the demo comes from figures/data/demo.json, which `make demo` wrote; so does figures/demo.png.
 The tables of docs/speed.md come from what benchmarks/step.py wrote, figures/growth.png from what benchmarks/growth.py.
+docs/sixteen_bits.md has a table from what benchmarks/sixteen_bits.py wrote.
 docs/small_model.md and figures/small_model.png come from what benchmarks/small_model.py wrote.
 The table of licences in docs/downloads.md comes from the code that fetches.
 The README's table of methods comes from the rows of the registry, its counts of lines from the files.
@@ -9,8 +10,10 @@ The README's table of methods comes from the rows of the registry, its counts of
 
 import ast
 import io
+import itertools
 import json
 import re
+import statistics
 import sys
 import textwrap
 import tokenize
@@ -145,6 +148,33 @@ def step(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sixteen_bits() -> str:
+    """Full fine-tuning in bfloat16 beside float32: a row for each model, learning rate and rounding."""
+    table = json.loads((RECORDS / "sixteen_bits.json").read_text())
+    runs = {(row["model"], row["rate"], row["way"], row["seed"]): row for row in table["rows"]}
+    models, rates, ways, _ = (list(dict.fromkeys(key[i] for key in runs)) for i in range(4))
+    said = ", ".join(f"{name} {version}" for name, version in table["versions"].items())
+    lines = [
+        f"{table['date']}, {table['machine']}; {said}:",
+        "",
+        "| weights at first | seeds | rate | in | loss | fall, of float32's | moved |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model, rate, way in itertools.product(models, rates, ways):
+        seeds = [seed for found, *_, seed in runs if (found, *_) == (model, rate, way)]
+        rows = [runs[model, rate, way, seed] for seed in seeds]
+        falls = [row["before"] - row["after"] for row in rows]
+        exact = [runs[model, rate, "float32", seed] for seed in seeds]
+        shares = [fall / (row["before"] - row["after"]) for fall, row in zip(falls, exact, strict=True)]
+        before, after, moved = (statistics.mean(row[name] for row in rows) for name in ("before", "after", "moved"))
+        name = way if way == "float32" else f"bfloat16, {way}"
+        fall = "-" if way == "float32" else " to ".join(dict.fromkeys(f"{f(shares):.1%}" for f in (min, max)))
+        lines.append(
+            f"| {model} | {len(seeds)} | {rate:g} | {name} | {before:.3f} to {after:.3f} | {fall} | {moved:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def told() -> str:
     """How many stories came of how many openings."""
     records = stories.records(stories.STORIES)
@@ -206,6 +236,7 @@ def main() -> int:
         ROOT / "docs" / "speed.md": put(
             ROOT / "docs" / "speed.md", step_128=step("step_128"), step_2048=step("step_2048")
         ),
+        ROOT / "docs" / "sixteen_bits.md": put(ROOT / "docs" / "sixteen_bits.md", measured=sixteen_bits()),
         ROOT / "docs" / "small_model.md": put(
             ROOT / "docs" / "small_model.md", losses=losses, tuned=tuned, samples=samples, stories=told()
         ),

@@ -137,8 +137,11 @@ LENGTH = 1024  # tokens of a sequence in the picture of 4.4
 
 # 4.4: where the batch drowns what LoRA saves, read off the picture. Exact rows alone.
 def at_batch(batch: int) -> dict[str, Ledger]:
-    """The ledgers of a step of the model in the picture, with a batch of so many sequences, by every method."""
-    setup = Setup(zoo.config("llama3.1-8b"), options={"rank": 16}, batch=batch, length=LENGTH)
+    """The ledgers of a step of the model in the picture, with a batch of so many sequences, by every method.
+
+    Full fine-tuning is counted without a master copy, as notebooks 02 and 04 do.
+    """
+    setup = Setup(zoo.config("llama3.1-8b"), "full", rounding="nearest", batch=batch, length=LENGTH)
     return {way: estimate(one) for way, one in ways(setup).items()}
 
 

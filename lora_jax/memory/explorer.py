@@ -28,7 +28,10 @@ BATCHES = (1, 64)
 
 @dataclass(frozen=True)
 class View:
-    """What the controls say: a step in bfloat16 with AdamW and blockwise attention, and a card to put it on."""
+    """What the controls say: a step in bfloat16 with AdamW and blockwise attention, and a card to put it on.
+
+    Where every weight trains, the optimizer has a float32 copy of them, as in `train`.
+    """
 
     model: str = "llama3.1-8b"
     method: str = DEFAULT  # one of `setup.ways`: "full", "lora", "lora nf4"

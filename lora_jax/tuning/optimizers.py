@@ -62,7 +62,7 @@ def rounded(
 ) -> optax.GradientTransformation:
     """`inner` for `params` (arrays or shapes), of which those in 16 bits take its updates by `rounding`.
 
-    Where nothing of them is in 16 bits it is `inner` itself. "stochastic" draws from `key` at every step, "master" once,
+    Where nothing of them is in 16 bits it is `inner` itself. "stochastic" draws from `key` at every step, "master" once
     and from any key. Raises InputError where there is no such rounding, where it is given and there is nothing to
     round, and where "stochastic" has no key or is of float16.
     """

@@ -44,6 +44,7 @@ from lora_jax.memory.ledger import Ledger
 from lora_jax.memory.setup import Setup
 from lora_jax.memory.units import dollars, duration, size
 from lora_jax.plots import COLOURS
+from lora_jax.tuning import optimizers
 
 config, params = lj.load_model("stories-2.8m")
 print(f"{lj.count(params):,} parameters in {len(jax.tree.leaves(params))} arrays")
@@ -182,6 +183,31 @@ print("bfloat16:", weight + update, "  float32:", jnp.float32(weight) + jnp.floa
 assert weight + update == weight
 
 # %% [markdown]
+# A copy costs 4 bytes a weight. *Stochastic rounding* does without: the sum is rounded up or down by chance, the nearer
+# number the likelier, so that it is right on average. Here $2^{-9}$, a quarter of a step of bfloat16, is added to 1 a
+# thousand times. **Predict** the three results: the exact sum is $1 + 1000 / 512 \approx 2.95$.
+
+# %%
+nearest, master, by_chance = jnp.bfloat16(1.0), jnp.float32(1.0), jnp.bfloat16(1.0)
+for key in jax.random.split(jax.random.key(0), 1000):
+    nearest = nearest + jnp.bfloat16(2**-9)
+    master = master + 2**-9
+    by_chance = optimizers.round_stochastically(key, jnp.float32(by_chance) + 2**-9)
+print(f"nearest {nearest}, master {master.astype(jnp.bfloat16)}, by chance {by_chance}")
+assert nearest == 1 and abs(master.astype(jnp.bfloat16) - 2.953) < 0.01 and abs(by_chance - 2.953) < 0.5
+
+# %% [markdown]
+# <details><summary>What the three do</summary>
+#
+# To the nearest, each sum is 1 again: the run stands still. The master adds up in float32, and its rounded value is
+# used. By chance one sum in four goes a whole step up (above 2, where steps are twice as long, one in eight). The
+# result has an error of its own, which does not grow as fast as the sum.
+#
+# `train --method full --dtype bfloat16` keeps a master copy, `--rounding stochastic` does not, and `--rounding nearest`
+# shows what goes wrong. docs/memory.md has all three, measured.
+# </details>
+
+# %% [markdown]
 # ### Exercise 2.2: the bytes that AdamW holds (10 minutes, difficulty 2 of 3)
 #
 # `P` weights are stored in bfloat16. Count the bytes of weights, gradients and optimizer state, with and without a
@@ -211,12 +237,13 @@ check("2.2", training_bytes)
 
 # %% [markdown]
 # The package describes a step as a `Setup`, and `estimate` writes its *ledger*: bytes by name. These are the
-# static rows, which no batch changes, for full fine-tuning of the large model.
+# static rows, which no batch changes, for full fine-tuning of the large model. From here on we count the step without
+# a copy, the cheapest there is: what `train` and `plan` do, unless told otherwise, holds the second column.
 
 # %%
-setup = Setup(big, method="full", batch=1, length=2048, remat=True)
+setup = Setup(big, method="full", rounding="nearest", batch=1, length=2048, remat=True)
 ledger = estimate(setup)
-copied = estimate(replace(setup, master=True))
+copied = estimate(replace(setup, rounding="master"))
 for row in ("weights", "gradients", "optimizer state"):
     print(f"{row:18}{size(ledger[row]):>12}{size(copied[row]):>12} with a master copy")
 print(f"{'static, in all':18}{size(ledger.static):>12}{size(copied.static):>12}")
@@ -255,7 +282,9 @@ BATCH, lengths = 5, range(64, 2049, 64)
 
 
 def at_length(length, remat=False):
-    return estimate(Setup(zoo.config("smollm2-135m"), "full", batch=BATCH, length=length, remat=remat))
+    return estimate(
+        Setup(zoo.config("smollm2-135m"), "full", rounding="nearest", batch=BATCH, length=length, remat=remat)
+    )
 
 
 held = at_length(1)
@@ -517,7 +546,7 @@ print(f"the difference: {plan.argument - arguments} bytes; written in place of w
 
 # %% tags=["timing"]
 for name, one in {"8 sequences": eight, "nothing rematerialized": replace(eight, remat=False)}.items():
-    wide = replace(one, dtype="float32")
+    wide = replace(one, dtype="float32", rounding=None)
     planned, ours = compiler.plan(wide, "cpu"), estimate(wide).total
     off = f"{ours / planned.needed - 1:+.2%}"
     print(f"{name:24}plan {size(planned.needed, ',.2f')}, estimate {size(ours, ',.2f')}: {off}")
@@ -543,7 +572,7 @@ for name, one in {"8 sequences": eight, "nothing rematerialized": replace(eight,
 
 # %%
 stored = checkpoint_of(steps.build(setup))
-copied = checkpoint_of(steps.build(replace(setup, master=True)))
+copied = checkpoint_of(steps.build(replace(setup, rounding="master")))
 kinds = {"weights alone": stored.bytes, "to go on": stored.resumable, "to go on, with a master copy": copied.resumable}
 for name, number in kinds.items():
     print(f"{name:30} one {size(number):>9}   ten {size(10 * number):>9}")
@@ -763,7 +792,7 @@ print(f"{slowest.name}: {duration(one_save)} a save; ten saves keep the H100s wa
 # For a model and a card of your own, the command line writes the whole plan, with the estimate included:
 #
 # ```sh
-# python -m lora_jax plan 100b --method full --remat --length 2048 --for h100
+# python -m lora_jax plan 100b --method full --rounding nearest --remat --length 2048 --for h100
 # ```
 #
 # ## The question

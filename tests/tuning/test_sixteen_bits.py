@@ -116,6 +116,25 @@ def test_a_checkpoint_of_another_rounding_is_refused_by_its_name(tmp_path):
         quiet(LOSS, steps=2, rounding="master", about={"rounding": "master"}, **options)
 
 
+# What was measured.
+
+
+def test_the_record_shows_bfloat16_within_two_per_cent_of_float32():
+    """For each model, rate and seed; and how far below it is where updates are rounded to the nearest."""
+    from pathlib import Path
+
+    record = Path(__file__).parents[2] / "figures" / "data" / "sixteen_bits.json"
+    rows = json.loads(record.read_text())["rows"]
+    falls = {(r["model"], r["rate"], r["seed"], r["way"]): r["before"] - r["after"] for r in rows}
+    asked = {key[:3] for key in falls}
+    assert asked >= {("trained", rate, seed) for rate in (jobs.FULL_RATE, 1e-5) for seed in (0, 1, 2)}
+    for one in asked:
+        exact = falls[*one, "float32"]
+        for way in ("master", "stochastic"):
+            assert abs(falls[*one, way] / exact - 1) < 0.02, (one, way)
+        assert falls[*one, "nearest"] < 0.95 * exact
+
+
 # Sums.
 
 
