@@ -2,9 +2,9 @@
 
     python benchmarks/sixteen_bits.py --out figures/data/sixteen_bits.json
 
-Each run is the command `train`, on poems: of the small model, which never read a poem, with three seeds, and of a model
-of the same shape with random weights; in float32 and in bfloat16 by every rounding; at two learning rates. A run that is
-in the record already is not run again. About ten seconds to a minute each on two cores.
+Each run is the command `train`, on poems: of the small model, which never read a poem, with three seeds, and of one
+of the same shape with random weights; in float32 and in bfloat16 by every rounding; at two learning rates. A run in
+the record already is not run again. About ten seconds to a minute each on two cores.
 """
 
 import argparse

@@ -26,7 +26,7 @@ def save(path: str | Path, tree: Tree, about: Mapping[str, Any]) -> None:
 
 
 def about(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says beside its arrays; nothing where there is no such file. Raises InputError if it is broken."""
+    """What a checkpoint says beside its arrays; nothing where there is none. Raises InputError if it is broken."""
     return json.loads(tensors.metadata(path).get("about", "{}")) if Path(path).exists() else {}
 
 
