@@ -119,7 +119,7 @@ def test_a_finished_run_is_not_run_again_and_another_run_is_refused(capsys, mode
     assert (trained / "checkpoint.safetensors").read_bytes() == before
     assert "rate is 0.001 there and 0.5 here" in refused(capsys, *again, "--lr", "0.5")
     assert "data is " in refused(capsys, *again, "--seed", "5")  # another seed holds other text out
-    assert "another configuration" in refused(capsys, *again, "--rank", "3")
+    assert "a checkpoint of another run: options is {'rank': 2} there" in refused(capsys, *again, "--rank", "3")
 
 
 def test_a_quantized_base_is_trained_over_and_its_adapter_fits_the_plain_one(model, data, tmp_path):

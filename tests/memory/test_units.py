@@ -83,4 +83,4 @@ def test_the_command_plan_writes_each_number_in_its_unit():
     ends = {line.split("  ")[0]: line.split() for line in text.splitlines()}
     assert ends["the model"][-4:] == ["200.0", "GB", "2.0", "TB"]
     assert ends["memory to network, 10 Gbit/s network"][-6:-2] == ["2.7", "min", "26.7", "min"]
-    assert "10,000 steps 10.4 days and 7," in text
+    assert "10,000 steps 10.4 days and 14," in text
