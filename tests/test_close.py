@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from close import backward_pass, close, difference, forward_pass, rounding, stated, worst
-from small_model import CONFIG
+from small import CONFIG
 
 DRAW = np.random.default_rng(0)
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import small_model as tiny
+import small as tiny
 from close import close, difference, rounding
 from scipy.stats import norm
-from small_model import quick_compilation  # noqa: F401
+from small import quick_compilation  # noqa: F401
 
 from lora_jax import load_model, load_tokenizer, transformer
 from lora_jax.adapters import lora

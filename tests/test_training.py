@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import small_model as tiny
+import small as tiny
 from close import backward_pass, close, forward_pass, rounding
-from small_model import quick_compilation  # noqa: F401
+from small import quick_compilation  # noqa: F401
 
 from lora_jax import transformer
 from lora_jax.adapters import lora

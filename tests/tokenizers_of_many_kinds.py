@@ -194,22 +194,26 @@ def write(folder, kind):
 
 def write_gguf(path, kind, pre, **more):
     """The byte-level tokenizer of this kind as a GGUF file without weights holds it; `more` are fields by method."""
-    import gguf
-
     build, names, template = KINDS[kind]
     found = json.loads(backend_json(build))
     ids = {token["content"]: token["id"] for token in found["added_tokens"]}
-    tokens = sorted((ids | found["model"]["vocab"]).items(), key=lambda item: item[1])
+    tokens = [token for token, _ in sorted((ids | found["model"]["vocab"]).items(), key=lambda item: item[1])]
+    fields = {f"add_{name.removesuffix('_token')}_token_id": ids[token] for name, token in names.items()}
+    types = [3 if token in ids else 1 for token in tokens]
+    fields |= {"add_chat_template": template, "add_token_types": types} | more
+    return gguf_file(path, "gpt2", pre, tokens, found["model"]["merges"], **fields)
+
+
+def gguf_file(path, model, pre, tokens, merges=(), **fields):
+    """A GGUF file with a tokenizer and nothing else; `fields` by the method of the library's writer."""
+    import gguf
+
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list([token for token, _ in tokens])
-    writer.add_token_types([3 if token in ids else 1 for token, _ in tokens])
-    writer.add_token_merges([" ".join(merge) for merge in found["model"]["merges"]])
-    writer.add_chat_template(template)
-    for name, token in names.items():
-        getattr(writer, f"add_{name.removesuffix('_token')}_token_id")(ids[token])
-    for method, value in more.items():
+    fields = {"add_token_types": [1] * len(tokens)} | fields
+    if merges:
+        fields["add_token_merges"] = [" ".join(pair) for pair in merges]
+    fields |= {"add_tokenizer_model": model, "add_tokenizer_pre": pre, "add_token_list": tokens}
+    for method, value in fields.items():
         getattr(writer, method)(value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.files import atomic, chat_template
+from lora_jax.files import atomic, chat_template, special_tokens
 from lora_jax.files.backends import SPLITS, byte_level
 from lora_jax.files.chat_template import Messages, Span
 
 __all__ = ["SPLITS", "Encoding", "Tokenizer", "byte_level", "with_plain_template"]
-
-HOW = ("special", "normalized", "lstrip", "rstrip", "single_word")  # the flags of an added token
-NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -160,9 +157,9 @@ class Tokenizer:
             raise InputError(f"{folder} has no tokenizer.json: give a folder that has one.") from error
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"{path} is not a readable tokenizer ({error}).") from error
-        settings = _json(Path(folder) / "special_tokens_map.json") | _json(beside)
-        names = {name: token for name in NAMES if (token := _content(settings.get(name), beside)) is not None}
-        _know(backend, _named_tokens(settings, beside))
+        settings = special_tokens.read_json(Path(folder) / "special_tokens_map.json") | special_tokens.read_json(beside)
+        names = special_tokens.names(settings, beside)
+        special_tokens.add(backend, special_tokens.named(settings, beside))
         template = Path(folder) / "chat_template.jinja"
         return Tokenizer(
             backend,
@@ -172,7 +169,7 @@ class Tokenizer:
             chat_template=template.read_text(encoding="utf-8")
             if template.is_file()
             else chat_template.choose(settings.get("chat_template"), str(beside)),
-            ends=_ends(Path(folder)),
+            ends=special_tokens.ends(Path(folder)),
             others=names,
         )
 
@@ -219,62 +216,3 @@ def _opened(found: Any) -> Encoding:
     if first and ids[first] == ids[first - 1]:  # the text begins with it
         del ids[first - 1], spans[first - 1]
     return Encoding(ids, spans)
-
-
-def _named_tokens(settings: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
-    """The tokens that a settings file names, with how each is found in a text: first those with an id, in its order."""
-    by_id = settings.get("added_tokens_decoder") or {}
-    names = [settings.get(name) for name in NAMES]
-    more = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-    try:
-        records = [by_id[key] for key in sorted(by_id, key=int)]
-        special = [*names, *(more.values() if isinstance(more, dict) else more)]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: added_tokens_decoder is not an object of tokens by id") from error
-    found: dict[str, dict[str, Any]] = {}
-    for record, how in (*((one, {}) for one in records), *((one, {"special": True}) for one in special)):
-        token = _content(record, path)
-        if token is not None and token not in found:
-            given = record if isinstance(record, dict) else {}
-            found[token] = how | {name: bool(given[name]) for name in HOW if name in given}
-    return found
-
-
-def _know(backend: Any, tokens: Mapping[str, Mapping[str, Any]]) -> None:
-    """Have the backend find these tokens whole in a text, beside those that it knows already."""
-    from tokenizers import AddedToken
-
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    backend.add_tokens([AddedToken(token, **how) for token, how in tokens.items() if token not in known])
-
-
-def _ends(folder: Path) -> tuple[int, ...]:
-    """The ids of the tokens that end a text, as a model's files name them: one or several, in either file."""
-    found: list[int] = []
-    for path in (folder / "generation_config.json", folder / "config.json"):
-        ids = _json(path).get("eos_token_id")
-        for one in ids if isinstance(ids, list) else [ids]:
-            if one is not None and (isinstance(one, bool) or not isinstance(one, int) or one < 0):
-                raise InputError(f"{path}: eos_token_id is {ids!r}, but must be a token id or a list of them")
-            found += [] if one is None else [one]
-    return tuple(dict.fromkeys(found))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not readable JSON ({error}).") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds a {type(found).__name__}, where a JSON object should be.")
-    return found
-
-
-def _content(token: Any, path: Path) -> str | None:
-    """A token's text, which files give bare or within a record."""
-    found = token.get("content") if isinstance(token, dict) else token
-    if found is not None and not isinstance(found, str):
-        raise InputError(f"{path}: {token!r} is not the text of a token")
-    return found or None

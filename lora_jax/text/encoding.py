@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from lora_jax.errors import InputError
+from lora_jax.files.chat_template import Span
 from lora_jax.generation import check_ids
 from lora_jax.text.documents import Document
 
@@ -18,7 +19,6 @@ __all__ = ["Encoded", "check_ids", "encode_document"]
 
 # Ids (n,) and mask (n,), which is 1 where a token is learned. The n of one document binds no other's, hence "_".
 Encoded = tuple[Int32[np.ndarray, " _"], Int32[np.ndarray, " _"]]
-Span = tuple[int, int]  # the characters [start, end) of a text
 
 
 def encode_document(tokenizer: Any, document: Document) -> Encoded:

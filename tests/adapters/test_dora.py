@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import small_model as tiny
+import small as tiny
 from close import close, difference, rounding
 
 from lora_jax import quantize

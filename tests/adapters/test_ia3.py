@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as tiny
+import small as tiny
 from close import close, rounding
 
 from lora_jax.adapters import ia3

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import gguf
 import pytest
 import tokenizers_of_many_kinds as kinds
 
@@ -38,34 +37,15 @@ def test_a_word_that_is_a_token_is_taken_whole_by_llama_3s_kind_alone(tmp_path):
     found["model"]["merges"] = [pair for pair in found["model"]["merges"] if "zz" not in "".join(pair)]
     for pre, whole in (("llama-bpe", True), ("qwen2", False)):
         path = tmp_path / f"{pre}.gguf"
-        write(path, "gpt2", pre, [*found["model"]["vocab"]], found["model"]["merges"])
+        kinds.gguf_file(path, "gpt2", pre, [*found["model"]["vocab"]], found["model"]["merges"])
         ids = load_tokenizer(path).encode("a zzyzx")
         assert (ids[-1] == found["model"]["vocab"][unreached] and len(ids) <= 3) == whole
 
 
-def write(path, model, pre, tokens, merges=(), scores=None, types=None, **more):
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model(model)
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types or [1] * len(tokens))
-    if merges:
-        writer.add_token_merges([" ".join(pair) for pair in merges])
-    if scores:
-        writer.add_token_scores(scores)
-    for method, value in more.items():
-        getattr(writer, method)(value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return path
-
-
 def sentencepiece(path, **more):
     ids = {"add_bos_token_id": 1, "add_eos_token_id": 2, "add_unk_token_id": 0}
-    return write(
-        path, "llama", "default", GOLDEN["pieces"], scores=GOLDEN["scores"], types=GOLDEN["types"], **ids, **more
-    )
+    own = {"add_token_scores": GOLDEN["scores"], "add_token_types": GOLDEN["types"]}
+    return kinds.gguf_file(path, "llama", "default", GOLDEN["pieces"], **own, **ids, **more)
 
 
 def test_sentencepieces_own_cuts(tmp_path):

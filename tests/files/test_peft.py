@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as tiny
+import small as tiny
 from close import backward_pass, close, difference, forward_pass, rounding
 from rows import CASES, describe
 from safetensors.numpy import load_file, save_file

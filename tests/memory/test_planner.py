@@ -7,7 +7,7 @@ import math
 import closed_forms
 import jax
 import pytest
-from small_model import CONFIG, model, quick_compilation  # noqa: F401
+from small import CONFIG, model, quick_compilation  # noqa: F401
 
 from lora_jax.adapters import lora
 from lora_jax.commands import plan as command

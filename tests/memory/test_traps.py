@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from small_model import quick_compilation  # noqa: F401
+from small import quick_compilation  # noqa: F401
 
 from lora_jax import Config, attach, init, lora, quantize, transformer
 from lora_jax.adapters.base import num_bytes

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
-import small_model as tiny
+import small as tiny
 from close import close, rounding
 
 from lora_jax.adapters import DEFAULT, METHODS
