@@ -47,7 +47,8 @@ def example(tokenizer: Any, batch: dict[str, Int32[np.ndarray, "B T"]]) -> dict[
         lines.append(f"--- document {number} of {documents}: {here.sum()} tokens, {learned[here].sum()} learned")
         lines.append(marked(tokenizer, tokens[here], learned[here]))
     if documents > MOST:
-        lines.append(f"--- {documents - MOST} more documents")
+        more = documents - MOST
+        lines.append(f"--- {more} more document{'s' if more > 1 else ''}")
     padding = int((segments == 0).sum())
     lines.append(f"--- end of the sequence{f', behind {padding} tokens of padding' if padding else ''}")
     return {

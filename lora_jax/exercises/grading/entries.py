@@ -62,10 +62,9 @@ def find(folder: Path) -> list[Submission]:
 
     What systems put there by themselves is none. Raises InputError where there is nothing else.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give one with a folder or a file for each submission")
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: give one with a folder or a file for each submission")
+        what = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
+        raise InputError(f"{what}: give one with a folder or a file for each submission")
     found = [_submission(path) for path in sorted(folder.iterdir()) if not _is_systems(path.name)]
     if not found:
         raise InputError(f"{folder} holds no submission: a folder or a file (.ipynb, .py) for each")
