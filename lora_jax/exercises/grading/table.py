@@ -22,7 +22,7 @@ NOT_JUDGED = "could not be judged"  # a fourth status of an Outcome: the machine
 ENCODING = "utf-8-sig"
 LONGEST = 30_000  # characters of a cell; Excel cuts at 32,767, and begins another cell with the rest
 SEPARATORS = ";\t|\r\n"  # where some country's spreadsheet begins a cell; commas are within quotation marks
-STARTS = re.compile(rf'((?:^|[{SEPARATORS}])[\s"]*)(\S)')
+STARTS = re.compile(rf'((?:^|[{SEPARATORS}])[\s"{SEPARATORS}]*)(\S)')
 MINUS = "\u2212\u2795\u2796"  # that Unicode does not make + or - of
 
 
@@ -30,22 +30,30 @@ def row(title: str, outcomes: Mapping[str, Outcome], remarks: Sequence[str] = ()
     """`{"name", "marks": {id: 1, 0 or None}, "total", "remarks": [...]}`: None where nothing was or could be judged."""
     known = {CORRECT: 1, NOT_YET: 0}
     marks = {id: known.get(outcome.status) for id, outcome in outcomes.items()}
-    said = {id: o for id, o in outcomes.items() if o.status in (NOT_YET, NOT_JUDGED)}
-    wrong = [one_line(f"{id} {o.status}: {o.reason}") for id, o in said.items()]
-    # What could not be read is the same for all that were not found.
-    unread = dict.fromkeys(one_line(o.reason) for id, o in outcomes.items() if id not in said and marks[id] is None)
+    unread, blamed, wrong = [], {}, []
+    for id, outcome in outcomes.items():
+        reason = one_line(outcome.reason)
+        if outcome.status == NOT_YET:
+            wrong.append(f"{id} {NOT_YET}: {reason}")
+        elif outcome.status == NOT_JUDGED:
+            blamed.setdefault(reason, []).append(id)
+        elif marks[id] is None and reason:  # what could not be read is the same for all that were not found
+            unread.append(reason)
+    said = [f"{', '.join(ids)} {NOT_JUDGED}: {reason}" for reason, ids in blamed.items()]
     total = sum(mark or 0 for mark in marks.values())
     return {
         "name": title,
         "marks": marks,
         "total": total,
-        "remarks": [*filter(None, unread), *wrong, *map(one_line, remarks)],
+        "remarks": [*dict.fromkeys(unread), *said, *wrong, *map(one_line, remarks)],
     }
 
 
 def not_judged(row: Mapping[str, Any]) -> list[str]:
     """The exercises of a row that could not be judged."""
-    return [id for id in row["marks"] if any(one.startswith(f"{id} {NOT_JUDGED}") for one in row["remarks"])]
+    parts = [one.partition(f" {NOT_JUDGED}: ") for one in row["remarks"]]
+    named = {id for ids, found, _ in parts if found for id in ids.split(", ")}
+    return [id for id, mark in row["marks"].items() if mark is None and id in named]
 
 
 def cell(text: str) -> str:
@@ -68,11 +76,16 @@ class Table:
     With every row the file is written anew and takes its name when it is whole. A disk that refuses, since it is full,
     is mentioned once and asked again with the next row; `close` asks a last time. Raises InputError for a `path` that
     cannot be written to, before anything is marked.
+
+    A mark that nobody gave is empty. The first column counts the entries: so a line begins with a digit where the whole
+    of it is one cell, in a country whose separator is another; and the mark of the encoding, which some programs take
+    for a part of the first column's name, is in the way of none that looks for "submission".
     """
 
     def __init__(self, path: Path | None, exercises: Sequence[str], say: Callable[[str], None]) -> None:
         self._path, self._exercises, self._say = path, list(exercises), say
         self._rows: dict[int, dict[str, Any]] = {}
+        self._lines = {-1: _line("number", "submission", self._exercises, "total", "remarks")}
         self._refused: InputError | None = None
         self._told = False
         if path is not None:
@@ -85,7 +98,10 @@ class Table:
 
     def add(self, place: int, row: dict[str, Any]) -> None:
         """Put in the row of the entry number `place`, from 0; rows may come in any order."""
+        marks = ["" if (mark := row["marks"].get(id)) is None else mark for id in self._exercises]
+        remarks = cell(" | ".join(row["remarks"]))
         self._rows[place] = row
+        self._lines[place] = _line(place + 1, cell(row["name"]), marks, row["total"], remarks)
         self._write()
         if self._refused is not None and not self._told:
             self._told = True
@@ -113,25 +129,16 @@ class Table:
         if self._path is None:
             return
         try:
-            atomic.write_bytes(self._path, as_csv(self._exercises, self._rows).encode(ENCODING))
+            text = "".join(line for _, line in sorted(self._lines.items()))
+            atomic.write_bytes(self._path, text.encode(ENCODING))
             self._refused = None
         except InputError as error:
             self._refused = error
 
 
-def as_csv(exercises: Sequence[str], rows: Mapping[int, Mapping[str, Any]]) -> str:
-    """The rows by their place among the entries. A mark that nobody gave is empty.
-
-    The first column counts the entries. So the line, which is one cell where the country's separator is another one,
-    begins with a digit; and the mark of the encoding stands before a name that no program looks for.
-    """
+def _line(number: int | str, name: str, marks: Sequence[int | str], total: int | str, remarks: str) -> str:
     file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerow(["number", "submission", *exercises, "total", "remarks"])
-    for place in sorted(rows):
-        one = rows[place]
-        marks = ["" if (mark := one["marks"].get(id)) is None else mark for id in exercises]
-        writer.writerow([place + 1, cell(one["name"]), *marks, one["total"], cell(" | ".join(one["remarks"]))])
+    csv.writer(file).writerow([number, name, *marks, total, remarks])
     return file.getvalue()
 
 
