@@ -71,13 +71,13 @@ def _of_notebook(data: bytes) -> tuple[list[Cell], list[str]]:
         cells = found["cells"] if "cells" in found else [c for sheet in found["worksheets"] for c in sheet["cells"]]
         cells = [cell for cell in cells if not isinstance(cell, dict) or cell.get("cell_type") == "code"]
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is not a notebook: {error}; {_repair(text)}") from error
+        raise ValueError(_why_no_json(text, error)) from error
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError("it is not a notebook") from error
+        raise ValueError("it is not a notebook: save it again and hand it in") from error
     if len(cells) > MAX_CELLS:
         raise ValueError(f"it has {len(cells):,} code cells, and more than {MAX_CELLS:,} are not read")
     good: list[Cell] = []
-    wrong = [f"it is a notebook in {other}, and answers are in Python"] if (other := _other_language(found)) else []
+    wrong = [f"it is a notebook in {other}: hand in one in Python"] if (other := _other_language(found)) else []
     for number, cell in enumerate(cells, 1):
         source = _source(cell)
         if source is None:
@@ -87,13 +87,14 @@ def _of_notebook(data: bytes) -> tuple[list[Cell], list[str]]:
     return good, wrong
 
 
-def _repair(text: str) -> str:
-    """What would make a notebook of a file that is no JSON."""
+def _why_no_json(text: str, error: json.JSONDecodeError) -> str:
     if re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE):
         return "Git has left both sides of a conflict in it: keep one"
     if text.startswith("version https://git-lfs"):
         return "it only says where Git LFS keeps the notebook: hand in the notebook itself"
-    return "save it again and hand it in"
+    if len(text) < 1_000_000 and not text.lstrip().startswith(("{", "[")) and _is_python(text):
+        return "it is a program whose name ends in .ipynb: rename it to end in .py"
+    return f"it is not a notebook ({error}): save it again and hand it in"
 
 
 def _other_language(notebook: dict[str, Any]) -> str:

@@ -53,15 +53,14 @@ def _decoded(name: bytes) -> str:
 def distinct(names: Iterable[str]) -> list[str]:
     """The same strings, no two alike: the second of three becomes "name (2)", or "name (2).ipynb"."""
     names = list(names)
-    taken, found = set(names), []
-    used: set[str] = set()
+    taken, last = set(names), dict.fromkeys(names, 0)
+    found = []
     for name in names:
-        number, other = 1, name
-        while other in used or (number > 1 and other in taken):
-            number += 1
-            end = ENDING.search(name)
-            assert end is not None  # it may be empty
-            other = f"{name[: end.start()]} ({number}){end[0]}"
-        used.add(other)
+        last[name] += 1
+        other = name
+        while last[name] > 1 and other in taken:
+            other = ENDING.sub(rf" ({last[name]})\1", name, count=1)
+            last[name] += other in taken
+        taken.add(other)
         found.append(other)
     return found

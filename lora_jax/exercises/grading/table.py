@@ -30,7 +30,9 @@ def row(title: str, outcomes: Mapping[str, Outcome], remarks: Sequence[str] = ()
     """`{"name", "marks": {id: 1, 0 or None}, "total", "remarks": [...]}`: None where nothing was or could be judged."""
     known = {CORRECT: 1, NOT_YET: 0}
     marks = {id: known.get(outcome.status) for id, outcome in outcomes.items()}
-    unread, blamed, wrong = [], {}, []
+    unread: list[str] = []
+    blamed: dict[str, list[str]] = {}
+    wrong: list[str] = []
     for id, outcome in outcomes.items():
         reason = one_line(outcome.reason)
         if outcome.status == NOT_YET:
