@@ -58,8 +58,9 @@ def test_with_solutions_and_without_only_the_checks_differ(master):
 @pytest.mark.parametrize("master", COURSE, ids=lambda path: path.stem)
 def test_the_solutions_are_the_registrys(master):
     number = int(master.stem[:2])
-    found, wrong = statements(NOTEBOOKS / "solutions" / f"{master.stem}.ipynb")
-    stubs, _ = statements(NOTEBOOKS / f"{master.stem}.ipynb")
+    name = f"{master.stem}.ipynb"
+    found, wrong = statements(name, (NOTEBOOKS / "solutions" / name).read_bytes())
+    stubs, _ = statements(name, (NOTEBOOKS / name).read_bytes())
     assert not wrong
     for exercise in registry.topic(number):
         here = [node for names, node in found if exercise.name in names]

@@ -25,7 +25,7 @@ def run_cell(tmp_path, source, name="double", is_function=True):
 
 
 def value(path, name="double", is_function=True):
-    program = answer_of(statements(path)[0], name, is_function)
+    program = answer_of(statements(path.name, path.read_bytes())[0], name, is_function)
     if program is None:
         return None
     space = {}
@@ -148,7 +148,7 @@ def test_a_cell_of_another_program_is_left_alone(magic, tmp_path):
     assert value(path)(4) == 8
     other["source"] = f"%%{magic}\nif [ -f x ]; then <b>"
     path.write_text(json.dumps({"cells": [other]}))
-    found, wrong = statements(path)
+    found, wrong = statements(path.name, path.read_bytes())
     assert not wrong
     assert not any(names for names, _ in found)
 
@@ -170,7 +170,7 @@ def test_a_cell_that_is_not_python_is_named_and_costs_no_other(source, says, tmp
     path = tmp_path / "it.ipynb"
     cells = [{"cell_type": "code", "source": one} for one in ("a = 1", source, DOUBLE)]
     path.write_text(json.dumps({"cells": cells}))
-    found, wrong = statements(path)
+    found, wrong = statements(path.name, path.read_bytes())
     assert [set(names) for names, _ in found] == [{"a"}, {"double"}]
     assert len(wrong) == 1
     assert wrong[0].startswith("cell 2 is not Python (")
@@ -214,7 +214,7 @@ def test_an_answer_is_found_in_any_script(source, tmp_path):
 def test_a_fault_in_a_script_is_named_by_its_line_in_the_file(tmp_path):
     path = tmp_path / "it.py"
     path.write_text("# %%\na = 1\n\n# %% [markdown]\n# words\n\n# %%\nb = (\n\n# %%\nc = 1\n")
-    found, wrong = statements(path)
+    found, wrong = statements(path.name, path.read_bytes())
     assert [set(names) for names, _ in found] == [{"a"}, {"c"}]
     assert wrong == ["cell 2 is not Python ('(' was never closed, line 8 of the file)"]
 
@@ -248,25 +248,25 @@ def test_a_cell_without_text_is_named(tmp_path):
         {"cell_type": "code", "source": ["a", 2]},
     ]
     path.write_text(json.dumps({"cells": cells}))
-    assert statements(path) == ([], [f"cell {number} holds no text" for number in (1, 2, 3, 4)])
+    assert statements(path.name, path.read_bytes()) == ([], [f"cell {number} holds no text" for number in (1, 2, 3, 4)])
     path.write_text(" \n")
     with pytest.raises(ValueError, match="it is empty"):
-        statements(path)
+        statements(path.name, path.read_bytes())
 
 
 def test_a_notebooks_cells_are_read_and_its_faults_said(tmp_path):
     path = tmp_path / "it.ipynb"
     cells = [{"cell_type": "markdown", "source": "x"}, {"cell_type": "code", "source": ["a = 1\n", "b = (\n"]}]
     path.write_text(json.dumps({"cells": [*cells, {"cell_type": "code", "source": "c = 3"}]}))
-    found, wrong = statements(path)
+    found, wrong = statements(path.name, path.read_bytes())
     assert [set(names) for names, _ in found] == [{"c"}]
     assert wrong == ["cell 1 is not Python ('(' was never closed, line 2)"]
     path.write_text('{"cells": 1}')
     with pytest.raises(ValueError, match="not a notebook"):
-        statements(path)
+        statements(path.name, path.read_bytes())
     path.write_text("no JSON")
     with pytest.raises(ValueError, match="Expecting value"):
-        statements(path)
+        statements(path.name, path.read_bytes())
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ import json
 import re
 import tokenize
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
+
+MAX_CELLS = 50_000  # of one notebook
 
 # A cell begins: in the percent format, in Jupytext's light one, from nbconvert, from old Spyder, from Databricks.
 MARKER = re.compile(r"# ?%%(?![A-Za-z])|# \+( |$)|# In\s?\[[\d ]*\]:|# <codecell>|# COMMAND -+")
@@ -33,13 +35,13 @@ class Cell:
     uncommented: str = ""
 
 
-def read(path: Path) -> tuple[list[Cell], list[str]]:
-    """The code cells of a .ipynb or .py file, and a sentence for each that holds no text.
+def read(name: str, data: bytes) -> tuple[list[Cell], list[str]]:
+    """The code cells of a file of this name (.ipynb, or else Python), and a sentence for each that holds no text.
 
-    Raises ValueError where a .ipynb is empty, or not a notebook.
+    Of a notebook in another language the first sentence says so. Raises ValueError where a .ipynb is empty, or not a
+    notebook.
     """
-    data = path.read_bytes()
-    if path.suffix.lower() == ".ipynb":
+    if PurePath(name).suffix.lower() == ".ipynb":
         return _of_notebook(data)
     return _of_script(decoded(data, python=True)), []
 
@@ -54,22 +56,28 @@ def decoded(data: bytes, *, python: bool = False) -> str:
             encoding = "latin-1"
     try:
         text = data.decode(encoding)
-    except UnicodeDecodeError:
+    except (UnicodeError, LookupError):  # LookupError: a file may say that it is in rot13
         text = data.decode("latin-1")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _of_notebook(data: bytes) -> tuple[list[Cell], list[str]]:
-    if not data.strip():
+    text = decoded(data).lstrip("\ufeff")
+    if not text.strip("\0 \t\n"):
         raise ValueError("it is empty")
     try:
-        found: dict[str, Any] = json.loads(decoded(data), strict=False)
+        found: dict[str, Any] = json.loads(text, strict=False)
         # Version 3 of the format has worksheets; the cells of all versions differ in what they call their text.
         cells = found["cells"] if "cells" in found else [c for sheet in found["worksheets"] for c in sheet["cells"]]
         cells = [cell for cell in cells if not isinstance(cell, dict) or cell.get("cell_type") == "code"]
+    except json.JSONDecodeError as error:
+        raise ValueError(_why_no_json(text, error)) from error
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError("it is not a notebook") from error
-    good, wrong = [], []
+        raise ValueError("it is not a notebook: save it again and hand it in") from error
+    if len(cells) > MAX_CELLS:
+        raise ValueError(f"it has {len(cells):,} code cells, and more than {MAX_CELLS:,} are not read")
+    good: list[Cell] = []
+    wrong = [f"it is a notebook in {other}: hand in one in Python"] if (other := _other_language(found)) else []
     for number, cell in enumerate(cells, 1):
         source = _source(cell)
         if source is None:
@@ -77,6 +85,27 @@ def _of_notebook(data: bytes) -> tuple[list[Cell], list[str]]:
         else:
             good.append(Cell(number, source.replace("\r\n", "\n").replace("\r", "\n")))
     return good, wrong
+
+
+def _why_no_json(text: str, error: json.JSONDecodeError) -> str:
+    if re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE):
+        return "Git has left both sides of a conflict in it: keep one"
+    if text.startswith("version https://git-lfs"):
+        return "it only says where Git LFS keeps the notebook: hand in the notebook itself"
+    if len(text) < 1_000_000 and not text.lstrip().startswith(("{", "[")) and _is_python(text):
+        return "it is a program whose name ends in .ipynb: rename it to end in .py"
+    return f"it is not a notebook ({error}): save it again and hand it in"
+
+
+def _other_language(notebook: dict[str, Any]) -> str:
+    """The language that a notebook says it is in, where that is not Python; "" where it is, or says nothing."""
+    about = notebook.get("metadata")
+    for section, field in (("language_info", "name"), ("kernelspec", "language")):
+        part = about.get(section) if isinstance(about, dict) else None
+        language = part.get(field) if isinstance(part, dict) else None
+        if isinstance(language, str) and language:
+            return "" if "python" in language.lower() else language[:40]
+    return ""
 
 
 def _source(cell: Any) -> str | None:
@@ -97,7 +126,7 @@ def _of_script(text: str) -> list[Cell]:
     parts = ["\n".join(lines[a:b]) for a, b in zip(starts, [*starts[1:], len(lines)], strict=True)]
     if _is_python(text) and not all(map(_is_python, parts)):
         starts, parts = [0], [text]
-    uncomment = r"\1\2\3" if HEADER.search(text) else _last_resort if marked else r"\g<0>"
+    uncomment = r"\1\2\3" if HEADER.search(text[:10_000]) else _last_resort if marked else r"\g<0>"
     cells: list[Cell] = []
     for above, part in zip(starts, parts, strict=True):
         if not TEXT.match(part) and (part.strip() or len(parts) == 1):

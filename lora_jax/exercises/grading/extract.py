@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import warnings
-from pathlib import Path
 
 from lora_jax.exercises.grading import magics
 from lora_jax.exercises.grading.cells import Cell, read
@@ -17,15 +16,15 @@ from lora_jax.exercises.grading.names import Aside, bound, settled, used
 Statement = tuple[frozenset[str], ast.stmt]  # the names that a statement at the top level binds, and the statement
 
 
-def statements(path: Path) -> tuple[list[Statement], list[str]]:
-    """The statements of a .ipynb or .py file, in order, and a sentence for each cell that is not Python.
+def statements(name: str, data: bytes) -> tuple[list[Statement], list[str]]:
+    """The statements of a file of this name (.ipynb, .py), in order, and a sentence for each cell that is not Python.
 
     IPython's magics, commands and prompts are no fault: `magics.parse` says what comes of them. Raises ValueError where
     the file is not a notebook, or empty.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "\d" in a string is the learner's, and no reason to stop
-        return _statements(*read(path))
+        return _statements(*read(name, data))
 
 
 def _statements(cells: list[Cell], wrong: list[str]) -> tuple[list[Statement], list[str]]:
@@ -35,8 +34,14 @@ def _statements(cells: list[Cell], wrong: list[str]) -> tuple[list[Statement], l
             for node in _parsed(cell):
                 body += _guarded(node) or [node]
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            wrong.append(f"cell {cell.number} is not Python ({getattr(error, 'msg', error)}{_place(error, cell)})")
+            wrong.append(f"cell {cell.number} is not Python ({_fault(error)}{_place(error, cell)})")
     return [(frozenset(bound(node)), node) for node in settled(body)], wrong
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, RecursionError | MemoryError):  # a sum of thousands of terms, or as many `elif`
+        return "nested too deep"
+    return getattr(error, "msg", None) or str(error)
 
 
 def _parsed(cell: Cell) -> list[ast.stmt]:
@@ -60,10 +65,14 @@ def _place(error: Exception, cell: Cell) -> str:
 
 def _guarded(node: ast.stmt) -> list[ast.stmt]:
     """What stands under `if __name__ == "__main__":`, for a run by hand: another place of a name goes before it."""
-    guards = ("__name__ == '__main__'", "'__main__' == __name__")
-    if not isinstance(node, ast.If) or node.orelse or ast.unparse(node.test) not in guards:
-        return []
-    return [ast.copy_location(Aside(node.test, [inner], []), inner) for inner in node.body]
+    match node:
+        case ast.If(
+            test=ast.Compare(left=ast.Name("__name__"), ops=[ast.Eq()], comparators=[ast.Constant("__main__")])
+            | ast.Compare(left=ast.Constant("__main__"), ops=[ast.Eq()], comparators=[ast.Name("__name__")]),
+            orelse=[],
+        ):
+            return [ast.copy_location(Aside(node.test, [inner], []), inner) for inner in node.body]
+    return []
 
 
 def answer_of(found: list[Statement], name: str, is_function: bool) -> ast.Module | None:
@@ -100,7 +109,9 @@ def is_stub(node: ast.stmt) -> bool:
     if not isinstance(node, ast.FunctionDef):
         return False
     for line in node.body:
-        if isinstance(line, ast.Raise) and "NotImplementedError" in ast.unparse(line):
+        if isinstance(line, ast.Raise) and any(
+            isinstance(inside, ast.Name) and inside.id == "NotImplementedError" for inside in ast.walk(line)
+        ):
             return True
         if any(isinstance(inside, ast.Return) for inside in ast.walk(line)):
             return False

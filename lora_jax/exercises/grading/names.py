@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ast
-import symtable
-from collections.abc import Iterable, Iterator
+import dis
+import functools
+import warnings
+from collections.abc import Container, Iterable, Iterator
+from types import CodeType
 
 SCOPES = ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+
+
+LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 
 class Aside(ast.If):
@@ -29,16 +35,33 @@ def bound(statement: ast.stmt) -> Iterator[str]:
             nodes += ast.iter_child_nodes(node)
 
 
-def used(node: ast.stmt) -> set[str]:
-    """The names that a statement takes from the top level, those inside its functions included."""
+@functools.lru_cache(maxsize=10_000)
+def used(node: ast.stmt) -> frozenset[str]:
+    """The names that a statement takes from the top level, those inside its functions included.
 
-    def walk(table: symtable.SymbolTable) -> Iterator[str]:
-        top = table.get_type() == "module"
-        yield from (s.get_name() for s in table.get_symbols() if (s.is_referenced() if top else s.is_global()))
-        for child in table.get_children():
-            yield from walk(child)
+    Read from the code that Python makes of it. Where Python makes none, since it is nested too deep or a `return`
+    stands outside of any function, all the names that are written in it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `x is 1` is the learner's
+            module = ast.Module([node], [])
+            code = compile(module, "answer", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, OverflowError):
+        return frozenset(inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name))
+    found = _loaded(code)
+    codes = [one for one in code.co_consts if isinstance(one, CodeType)]
+    while codes:
+        code = codes.pop()
+        found |= _loaded(code) - _loaded(code, ("STORE_NAME",))  # what a class stores is its own
+        codes += [one for one in code.co_consts if isinstance(one, CodeType)]
+    return frozenset(found)
 
-    return set(walk(symtable.symtable(ast.unparse(node), "answer", "exec")))
+
+def _loaded(code: CodeType, instructions: Container[str] = LOADS) -> set[str]:
+    # Without its constants, since `dis` would write them all out, numbers of a million digits included.
+    bare = code.replace(co_consts=(None,) * len(code.co_consts))
+    return {one.argval for one in dis.get_instructions(bare) if one.opname in instructions}
 
 
 def settled(body: list[ast.stmt], given: Iterable[str] = (), *, function: bool = False) -> list[ast.stmt]:
@@ -66,4 +89,9 @@ def settled(body: list[ast.stmt], given: Iterable[str] = (), *, function: bool =
                 return node.body
             return ast.copy_location(ast.Pass(), node)
 
-    return ast.fix_missing_locations(Settle().visit(ast.Module(body, []))).body
+    found: list[ast.stmt] = []
+    for statement in body:
+        # The others are left alone, since one may be nested too deep to be visited.
+        new = Settle().visit(statement) if any(isinstance(node, Aside) for node in ast.walk(statement)) else statement
+        found += new if isinstance(new, list) else [new]
+    return found
