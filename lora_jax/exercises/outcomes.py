@@ -17,6 +17,7 @@ from lora_jax.exercises.plain import NotPlain, dumps, to_plain
 from lora_jax.exercises.registry import Exercise, find
 
 CORRECT, NOT_YET, NOT_ATTEMPTED = "correct", "not yet", "not attempted"
+NOT_JUDGED = "could not be judged"  # the machine is at fault, and not the answer
 
 # {"answer": plain data}, {"error": a sentence}, or {"stub": True} where nothing has been written yet.
 Reply = dict[str, Any]

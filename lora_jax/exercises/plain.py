@@ -19,6 +19,7 @@ import numpy as np
 MAX_BYTES = 8_000_000  # of all arrays and strings in one answer
 MAX_ITEMS = 20_000  # arrays, numbers, strings, lists and dicts in one answer
 MAX_DEPTH = 30
+MAX_REPLY = 2 * MAX_BYTES  # of the answers to all cases of a question, as JSON
 # The names that an array's dtype may have. NumPy itself does not know bfloat16.
 DTYPES = {
     name: np.dtype(getattr(ml_dtypes, name) if name == "bfloat16" else name)

@@ -6,23 +6,27 @@ Nothing that it does to its process, the checker there included, reaches the jud
 
 from __future__ import annotations
 
-import csv as tables
+import contextlib
 import importlib.util
-import io
 import os
+import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
 from lora_jax.exercises import registry
-from lora_jax.exercises.grading import isolation
-from lora_jax.exercises.grading.entries import find
+from lora_jax.exercises.grading import isolation, table
+from lora_jax.exercises.grading.conversation import MachineAtFault, can_run
+from lora_jax.exercises.grading.entries import Submission, find
 from lora_jax.exercises.grading.submissions import Question, mark
-from lora_jax.exercises.outcomes import CORRECT, NOT_ATTEMPTED, NOT_YET, Outcome
-from lora_jax.files import atomic
+from lora_jax.exercises.outcomes import NOT_JUDGED, Outcome
+
+WITH = "each runs in a root of its own, without a network, and can write to a folder in memory alone"
+WITHOUT = "this machine cannot shut them in: they reach the network and all that you can (see docs/teaching.md)"
+NO_FILTER = "; libseccomp is not here, so that no system call is refused"
 
 
 def grade(
@@ -38,12 +42,14 @@ def grade(
     """Mark every submission in `folder`: 1 for a right answer, 0 for a wrong one, none for one not attempted.
 
     An exercise is found by the name of its function or variable. Every entry of `folder` has a row, and one that cannot
-    be marked a remark that says what would be right. Returns {"isolated", "seconds", "submissions":
-    [{"name", "marks": {id: 0, 1 or None}, "total", "remarks": [...]}]}; writes the same to `csv`. Raises InputError;
-    also for root where nothing shuts a submission in, since it could delete what it finds, unless `as_root`.
+    be marked a remark that says what would be right; whatever happens to one costs its own row alone. None too is the
+    mark where the machine is at fault, with a remark. `seconds` are of processor time, for each exercise.
+    Returns {"isolated", "seconds", "submissions": [{"name", "marks": {id: 0, 1 or None}, "total", "remarks": [...]}]};
+    writes the same to `csv` as it goes. Raises InputError; also for root where nothing shuts a submission in, since it
+    could delete what it finds, unless `as_root`.
     """
     began = time.monotonic()
-    if not seconds > 0:
+    if not 0 < seconds < float("inf"):
         raise InputError(f"--seconds must be above 0, not {seconds:g}")
     if importlib.util.find_spec("IPython") is None:
         raise InputError("notebooks are read with IPython, which is not here: pip install ipython")
@@ -56,48 +62,52 @@ def grade(
             "this machine cannot shut a submission in, and as root it could delete every file: run the grader as "
             "another user, or give --as-root on a machine that you can lose"
         )
-    say(f"{len(submissions)} submissions, {len(questions)} exercises; {WITH if namespaces else WITHOUT}")
-    rows = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = pool.map(lambda one: mark(one, questions, seconds, namespaces), submissions)
-        for submission, (found, remarks) in zip(submissions, outcomes, strict=True):
-            row = _row(submission.name, dict(zip((q.exercise.id for q in questions), found, strict=True)))
-            row["remarks"] += map(_one_line, remarks)
-            rows.append(row)
-            said = f"{row['total']} of {len(questions)}" if submission.files else f"not read: {row['remarks'][0]}"
+    how = WITHOUT if not namespaces else WITH if isolation.has_filter() else WITH + NO_FILTER
+    say(f"{len(submissions)} submissions, {len(questions)} exercises; {how}")
+    rows = table.Table(csv, [q.exercise.id for q in questions], len(submissions), say)
+    with contextlib.closing(_rows(submissions, questions, seconds, namespaces)) as found:
+        for number, row in found:
+            rows.add(number, row)
+            said = f"{row['total']} of {len(questions)}" if submissions[number].files else f"not read: {row['remarks'][0]}"
             say(f"{row['name']}: {said}")
-    if csv is not None:
-        atomic.write_bytes(csv, _csv(rows).encode())
-    return {"isolated": namespaces, "seconds": round(time.monotonic() - began, 1), "submissions": rows}
+    rows.close()
+    return {"isolated": namespaces, "seconds": round(time.monotonic() - began, 1), "submissions": rows.rows}
 
 
-WITH = "each runs without a network, and can write to a folder of its own alone"
-WITHOUT = "this machine cannot shut them off from the network and your files (see docs/teaching.md)"
+def _rows(
+    submissions: Sequence[Submission], questions: Sequence[Question], seconds: float, namespaces: bool
+) -> Generator[tuple[int, dict[str, Any]], None, None]:
+    """`(number, row)` of each submission as it is marked. Where this stops early, what still runs is ended at once."""
+    stop = threading.Event()
+    ids = [q.exercise.id for q in questions]
+
+    def one(submission: Submission) -> dict[str, Any]:
+        try:
+            found, remarks = mark(submission, questions, seconds, namespaces, stop)
+        except Exception as error:  # whatever it is, it is this submission's, and no other's
+            why = f"{type(error).__name__}: {error}"
+            found, remarks = [Outcome(NOT_JUDGED, why)] * len(questions), []
+        return table.row(submission.title, dict(zip(ids, found, strict=True)), remarks)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            _check_the_machine(namespaces, stop)
+            waiting: dict[Future[dict[str, Any]], int] = {
+                pool.submit(one, submission): number for number, submission in enumerate(submissions)
+            }
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
-def _row(name: str, outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    marks = {id: None if o.status == NOT_ATTEMPTED else int(o.status == CORRECT) for id, o in outcomes.items()}
-    wrong = [f"{id} {o.status}: {_one_line(o.reason)}" for id, o in outcomes.items() if o.status == NOT_YET]
-    unread = dict.fromkeys(_one_line(o.reason) for o in outcomes.values() if o.status == NOT_ATTEMPTED and o.reason)
-    remarks = [*unread, *wrong]  # what could not be read is the same for all that were not found
-    name = name.encode("utf-8", "replace").decode()  # a name may hold bytes that are no letters
-    return {"name": name, "marks": marks, "total": sum(mark or 0 for mark in marks.values()), "remarks": remarks}
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
-
-
-def _text(cell: str) -> str:
-    """A cell that no spreadsheet runs as a formula: a name or a remark may be the submission's own words."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    file = io.StringIO()
-    writer = tables.writer(file)
-    writer.writerow(["submission", *rows[0]["marks"], "total", "remarks"])
-    for row in rows:
-        marks = ["" if mark is None else mark for mark in row["marks"].values()]
-        writer.writerow([_text(row["name"]), *marks, row["total"], _text(" | ".join(row["remarks"]))])
-    return file.getvalue()
+def _check_the_machine(namespaces: bool, stop: threading.Event) -> None:
+    """Raise InputError where not even an empty submission could be run: no mark would then say anything."""
+    try:
+        can_run(namespaces, stop)
+    except (MachineAtFault, OSError) as error:
+        raise InputError(
+            f"no submission can be run here ({error}): is there a limit on memory or files (`ulimit -a`) that JAX, "
+            "which takes 2 GB of addresses, does not fit?"
+        ) from error

@@ -1,76 +1,118 @@
-"""A process for code that nobody has read: what it cannot reach, and how it is ended.
+"""A process for code that nobody has read: what it can reach, and how it is ended.
 
-Where Linux lets a user have namespaces of their own, the code has no network, sees no other process, and can write to
-its own folder alone; whatever it started ends with it. Elsewhere it has a session of its own, and limits.
+Where Linux gives a user namespaces, the code runs in a root made of nothing (`sandbox.py`): Python, its libraries and
+this package without the exercises' answers, read-only; a folder in memory; no network, no other process, no user of
+the machine. Elsewhere it has a session of its own, and limits.
+
+Bubblewrap builds such a root too, and is not used: it comes from no Python registry, its releases before 0.8 bound
+neither the folder's size nor further namespaces, it gives root's processes root's rights outside, and limits and the
+filter of system calls would be ours all the same. Landlock bounds files and ports but neither processes, memory files
+nor devices already open.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
+import importlib.util
+import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-MEMORY = 6_000_000_000  # bytes of addresses; JAX's own threads and arenas take up 1.5e9 before any work
-FILE = 50_000_000  # bytes of one file
-NAMESPACES = ("unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc",
-              "--mount-proc", "--")  # fmt: skip
-# Linux: mount(2) and mount_setattr(2), the latter under the same number on every architecture.
-MS_BIND, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, SYS_MOUNT_SETATTR = 4096, -100, 0x8000, 1, 442
-PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
+from lora_jax.exercises.grading import system_calls
+
+PACKAGE = Path(__file__).resolve().parents[2]
+HERE = "/submission"  # the folder to write in, as the code sees it
+SHOWN_AS = "/lora_jax_shown"  # where the package stands in there
+FOLDER = 64_000_000  # bytes in that folder
+LIBRARIES = ("jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "optax", "IPython", "safetensors", "tokenizers", "matplotlib")
+# Of exercises/ the code may see what asks the questions: neither the answers nor who judges them.
+EXERCISES = ("__init__.py", "plain.py", "outcomes.py", "registry.py")
+GRADING = ("__init__.py", "runner.py", "extract.py", "cells.py", "magics.py", "names.py")
+# Numbers for users that no system gives out: above those of containers (systemd's "UIDs and GIDs" names the ranges).
+OUTSIDE = range(1_879_048_192, 2_147_352_576)
+LIMITS = {
+    "RLIMIT_AS": 6_000_000_000,  # bytes of addresses of one process; JAX's own threads and arenas take up 1.6e9
+    "RLIMIT_FSIZE": 50_000_000,  # bytes of one file
+    "RLIMIT_CORE": 1,  # bytes: none is written, and none is piped to a program, as a limit of 0 would be
+    "RLIMIT_NOFILE": 256,
+    "RLIMIT_MEMLOCK": 1_000_000,  # bytes
+    "RLIMIT_CPU": 3_600,  # seconds of one process, in case the grader is no longer there
+}
 
 
 @functools.cache
 def has_namespaces() -> bool:
-    """Whether this machine gives a user namespaces, and lets them make the file system read-only."""
+    """Whether this machine gives what shuts a submission in: tried, by a process that writes in its folder and not above."""
     if not sys.platform.startswith("linux"):
         return False
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", "import sys; sys.exit(open('it', 'w').write('x') != 1)"]
+    tried = "open('in', 'w').close()\ntry: open('/out', 'w').close()\nexcept OSError: raise SystemExit(0)\nraise SystemExit(1)"
+    try:
+        process = start(["-c", tried])
+    except OSError:
+        return False
+    with process:
         try:
-            with start(command, Path(folder), namespaces=True) as process:
-                return process.wait(20) == 0
-        except (OSError, subprocess.TimeoutExpired):
+            return process.wait(20) == 0
+        except subprocess.TimeoutExpired:
             return False
+        finally:
+            end(process)
 
 
-def start(command: Sequence[str], folder: Path, *, namespaces: bool) -> subprocess.Popen[bytes]:
-    """Start `command` in `folder`, the only place that it may write to; its output goes nowhere."""
-    inner = [sys.executable, "-P", str(Path(__file__)), str(folder), "yes" if namespaces else "no", *command]
-    package = Path(__file__).resolve().parents[3]
-    variables = {
-        "PATH": os.environ.get("PATH", ""),
-        "PYTHONPATH": str(package),  # the package may be a checkout that is not installed
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "MPLBACKEND": "Agg",
-        "JAX_PLATFORMS": "cpu",
-        # One thread each, since several run side by side; programs that run a moment need no optimization.
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0",
+def has_filter() -> bool:
+    """Whether system calls are filtered in there: libseccomp is here."""
+    return system_calls.library() is not None
+
+
+def start(arguments: Sequence[str], folder: Path | None = None) -> subprocess.Popen[bytes]:
+    """Python with these arguments, its three streams pipes: shut in, or with limits alone in `folder` where one is given."""
+    python = os.path.realpath(sys.executable)
+    places = [str(path) for path in _libraries()]
+    package, home = (SHOWN_AS, HERE) if folder is None else (str(PACKAGE.parent), str(folder))
+    spec: dict[str, Any] = {
+        "root": None,
+        "work": home,
+        "outside": os.geteuid() or secrets.choice(OUTSIDE),
+        "command": [python, "-P", "-s", *arguments],
+        "limits": LIMITS,
+        "filter": has_filter(),
+        "environment": {
+            "PATH": "",
+            "HOME": home,
+            "TMPDIR": home,
+            "LC_ALL": "C.UTF-8",
+            "PYTHONPATH": ":".join([package, *places]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "MPLBACKEND": "Agg",
+            "JAX_PLATFORMS": "cpu",
+            # One thread each, since several run side by side; programs that run a moment need no optimization.
+            "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0",
+        },
     }
+    if folder is None:
+        spec["root"] = _root(python)
+        if _counts_processes_by_namespace():
+            spec["limits"] = LIMITS | {"RLIMIT_NPROC": 100 + 16 * (os.cpu_count() or 1)}  # its threads are among them
     return subprocess.Popen(
-        [*NAMESPACES, *inner] if namespaces else inner,
-        cwd=folder,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-E", "-s", "-S", str(Path(__file__).with_name("sandbox.py")), json.dumps(spec)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and what it started: all of it with namespaces, else all that stayed in its session's group.
+    """Kill the process and what it started: all of it where it is shut in, else all that stayed in its session's group.
 
-    `unshare` outlives the namespace's first process, whose end is the end of every other in there: so it is killed
-    first, and `unshare` is waited for.
+    The first process of the namespace is killed first, whose end is the end of every other in there, and waited for.
     """
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
@@ -79,39 +121,51 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        with contextlib.suppress(OSError):
+            stream.close()  # type: ignore[union-attr]
 
 
-def main(folder: str, namespaces: str, *command: str) -> int:
-    """Inside: shut the doors, run the command as a child, and pass its status on.
-
-    The command is never this process: one that kills its parent, or its parent's group, kills only what is its own.
-    """
-    import resource
-
-    if namespaces == "yes":
-        _read_only_but(folder)
-    for limit, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, FILE), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(limit, (most, most))
-    return subprocess.run(command, cwd=folder, check=False).returncode
-
-
-def _read_only_but(folder: str) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    where = folder.encode()
-    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)  # set, clear, propagation, user namespace
-    back = (ctypes.c_uint64 * 4)(0, MOUNT_ATTR_RDONLY, 0, 0)
-    steps = (
-        libc.mount(where, where, None, MS_BIND, None),
-        libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, ctypes.sizeof(attributes)),
-        libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, where, 0, back, ctypes.sizeof(back)),
-    )
-    if any(steps):
-        raise OSError(ctypes.get_errno(), "the file system cannot be made read-only")
-    # What is started from here on has no right to undo it, and gains none.
-    for capability in range(64):
-        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+def _root(python: str) -> dict[str, Any]:
+    """What of this machine is seen in there, each at its own path: the loader, the C library, Python and its libraries."""
+    system = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/nix/store", "/etc/ld.so.cache")
+    wanted = [*map(Path, system), Path(sys.base_prefix, "lib"), Path(sys.base_prefix, "lib64"), Path(python)]
+    places = [path for path in (*wanted, *_libraries()) if path.exists() and not path.is_symlink()]
+    shown = [path for path in places if not any(other in path.parents for other in places)]
+    hidden = [found for path in _with_packages() if (found := path / PACKAGE.name).is_dir() and _is_in(found, shown)]
+    return {
+        "links": [[os.readlink(path), path] for path in system if os.path.islink(path)],
+        "shown": [[str(path), str(path)] for path in dict.fromkeys(shown)]
+        + [[str(path), f"{SHOWN_AS}/{path.relative_to(PACKAGE.parent)}"] for path in _package()],
+        "hidden": [str(path) for path in dict.fromkeys(hidden)],
+        "size": f"size={FOLDER},nr_inodes=10000",
+    }
 
 
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+def _package() -> Iterator[Path]:
+    """The files and folders of this package that are shown."""
+    exercises = PACKAGE / "exercises"
+    yield from (path for path in sorted(PACKAGE.iterdir()) if path != exercises and path.name != "__pycache__")
+    yield from (exercises / name for name in EXERCISES)
+    yield from (exercises / "grading" / name for name in GRADING)
+
+
+def _libraries() -> list[Path]:
+    """The folders in which the libraries stand that an answer may use."""
+    found = [importlib.util.find_spec(name) for name in LIBRARIES]
+    return list(dict.fromkeys(Path(spec.origin).resolve().parents[1] for spec in found if spec and spec.origin))
+
+
+def _with_packages() -> list[Path]:
+    """The folders that may hold an installed copy of this package, answers and all."""
+    return [*_libraries(), *Path(sys.base_prefix).glob("lib*/python*/*-packages"), *Path("/usr/lib").glob("python*/*-packages")]
+
+
+def _is_in(path: Path, shown: Sequence[Path]) -> bool:
+    return any(other in path.parents for other in shown)
+
+
+def _counts_processes_by_namespace() -> bool:
+    """Whether the kernel counts a user's processes in each namespace (5.14): else all of the user's would count."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int("".join(filter(str.isdigit, minor[:3])) or 0)) >= (5, 14)

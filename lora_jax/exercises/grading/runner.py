@@ -1,7 +1,8 @@
-"""The process that runs one submission: `python -m lora_jax.exercises.grading.runner QUESTIONS`, in its own folder.
+"""The process that runs one submission: `python -m lora_jax.exercises.grading.runner`, shut in by `isolation.py`.
 
-It answers one question after the other, each into a file of its own, so that a question which never ends costs no
-other; the grader starts it again behind that question. It knows the arguments, and not how answers are judged.
+It reads the questions and the files handed in from its standard input, and answers one question after the other on what
+was its standard output. A question that never ends costs no other: the grader starts it again behind that one. It knows
+the arguments, and not how answers are judged.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ import builtins
 import inspect
 import os
 import sys
-import time
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 
@@ -23,48 +22,59 @@ from lora_jax.exercises.grading.extract import Statement, answer_of, statements
 from lora_jax.exercises.outcomes import Reply, ask, explain
 
 
-def main(questions: str) -> None:
-    """Answer each question of the file `questions`: `[{"id", "name", "is_function", "cases"}, ...]` as plain data."""
+def main() -> None:
+    """Answer each question of the first line, `{"questions": [{"name", "is_function", "cases"}, ...], "files": [...]}`.
+
+    The files' bytes follow it, `"files"` having the name and size of each. Each answer is a frame: 8 bytes with its
+    length, and plain data as JSON. Two frames of null come first: once JAX is there, and once the files are read.
+    """
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    asked = plain.loads(sys.stdin.buffer.readline())
+    handed_in = [(name, sys.stdin.buffer.read(size)) for name, size in asked["files"]]
     jax.devices()  # JAX starts before the clock of the first question does
-    asked = plain.loads(Path(questions).read_bytes())
-    files = {int(path.name[:6]): read(path) for path in sorted(Path("submission").iterdir())}
-    here = Path.cwd()  # an answer's code may go elsewhere
-    Path("ready").touch()
-    for question in asked:
-        found = answer(files, question)
-        beside = here / f"{question['id']}.part"
-        beside.write_text(plain.dumps(found))
-        target = here / f"{question['id']}.json"
-        os.replace(beside, target)
-        while target.exists():  # until the grader has it, so that the next answer's code cannot take it away
-            time.sleep(0.005)
+    _send(replies, None)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):  # what an answer prints goes nowhere
+        os.dup2(nowhere, stream)
+    files = [read(name, data) for name, data in handed_in]
+    _send(replies, None)
+    for question in asked["questions"]:
+        _send(replies, answer(files, question))
 
 
-def read(path: Path) -> tuple[list[Statement], list[str]]:
+def _send(replies: BinaryIO, found: Any) -> None:
+    data = plain.dumps(found).encode()
+    if len(data) > plain.MAX_REPLY:
+        data = plain.dumps([{"error": f"its answers hold more than {plain.MAX_REPLY / 1e6:.0f} MB in all."}]).encode()
+    waiting = memoryview(len(data).to_bytes(8, "big") + data)
+    while waiting:
+        waiting = waiting[replies.write(waiting) :]
+
+
+def read(name: str, data: bytes) -> tuple[list[Statement], list[str]]:
     """`(statements, sentences about what is wrong)` of a file."""
-    name = path.name[7:]  # behind its number
     try:
-        found, wrong = statements(path)
+        found, wrong = statements(name, data)
         return found, [f"{name}: {sentence}" for sentence in wrong]
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return [], [f"{name} cannot be read ({error})"]
 
 
-def answer(files: dict[int, tuple[list[Statement], list[str]]], question: dict[str, Any]) -> list[Reply]:
+def answer(files: list[tuple[list[Statement], list[str]]], question: dict[str, Any]) -> list[Reply]:
     """A reply a case, or the one reply that stands for all of them. The first file that holds an answer counts.
 
     Where others hold one too, the first reply says so: `"files"` are the numbers of all of them.
     """
-    programs = {
-        number: answer_of(found, question["name"], question["is_function"]) for number, (found, _) in files.items()
-    }
-    written = {number: program for number, program in programs.items() if program is not None}
+    programs = [answer_of(found, question["name"], question["is_function"]) for found, _ in files]
+    written = [number for number, program in enumerate(programs) if program is not None]
     if not written:
-        wrong = [sentence for _, sentences in files.values() for sentence in sentences]
+        wrong = [sentence for _, sentences in files for sentence in sentences]
         return [{"stub": True, "wrong": "; ".join(wrong)[:300]}]
-    replies = run(next(iter(written.values())), question)
+    program = programs[written[0]]
+    assert program is not None
+    replies = run(program, question)
     if len(written) > 1:
-        replies[0]["files"] = list(written)
+        replies[0]["files"] = written
     return replies
 
 
@@ -87,4 +97,4 @@ def run(program: ast.Module, question: dict[str, Any]) -> list[Reply]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import stat
-import sys
-import tempfile
-import time
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lora_jax.exercises import plain
-from lora_jax.exercises.grading import isolation
-from lora_jax.exercises.grading.entries import Submission
-from lora_jax.exercises.outcomes import NOT_ATTEMPTED, Outcome, Reply, verdict
+from lora_jax.exercises.grading.conversation import Conversation, MachineAtFault, Stopped
+from lora_jax.exercises.grading.entries import Submission, read_files
+from lora_jax.exercises.outcomes import NOT_ATTEMPTED, NOT_JUDGED, NOT_YET, Outcome, Reply, verdict
 from lora_jax.exercises.registry import Exercise
 
-MAX_FILE = 30_000_000  # bytes of one notebook or file handed in
-START = 60.0  # seconds until a process must have imported JAX
-POLL = 0.02  # seconds between two looks
 RESTARTS = 6  # a submission whose code has ended the process, or never ended, so often is not asked any more
+TRIES = 2  # of a process that does not start
 
 
 @dataclass(frozen=True)
@@ -35,112 +25,90 @@ class Question:
 
 
 def mark(
-    submission: Submission, questions: Sequence[Question], seconds: float, namespaces: bool
+    submission: Submission, questions: Sequence[Question], seconds: float, namespaces: bool, stop: threading.Event
 ) -> tuple[list[Outcome], list[str]]:
     """The outcome of each question, whatever the submission does; and what is to be said of it besides."""
-    if not submission.files:
-        return [Outcome(NOT_ATTEMPTED)] * len(questions), list(submission.remarks)
-    replies = _replies(submission, questions, seconds, namespaces)
-    found = [_judge(question, reply) for question, reply in zip(questions, replies, strict=True)]
-    large = [file.name for file in submission.files if file.stat().st_size > MAX_FILE]
-    unread = f"not read, since larger than {MAX_FILE / 1e6:.0f} MB: {', '.join(large)}"
-    found = [Outcome(o.status, unread) if large and o.status == NOT_ATTEMPTED else o for o in found]
-    return found, [*submission.remarks, *_twice(submission, questions, replies)]
+    try:
+        files, unread = read_files(submission)
+        if not files:
+            return [Outcome(NOT_ATTEMPTED)] * len(questions), [*submission.remarks, *unread]
+        found, twice = _outcomes(files, questions, seconds, namespaces, stop)
+    except MemoryError:
+        return _not_judged(questions, "there was not enough memory"), list(submission.remarks)
+    except OSError as error:
+        return _not_judged(questions, error.strerror or str(error)), list(submission.remarks)
+    return found, [*submission.remarks, *unread, *twice]
 
 
-def _twice(submission: Submission, questions: Sequence[Question], replies: list[list[Reply]]) -> list[str]:
-    """A sentence for each set of files that answer the same exercises: which of them counts."""
-    exercises: dict[tuple[str, ...], list[str]] = {}
-    for question, (reply, *_) in zip(questions, replies, strict=True):
-        numbers = reply.get("files", [])
-        # A list of whole numbers that the runner wrote, or whatever a submission put there in its place.
-        known = isinstance(numbers, list) and all(number in range(len(submission.files)) for number in numbers)
-        if known and len(numbers) > 1:
-            names = tuple(submission.files[number].name for number in numbers)
-            exercises.setdefault(names, []).append(question.exercise.id)
-    return [
-        f"{', '.join(ids)} answered in {len(names)} files: the first by name counts, {first}, not {', '.join(others)}"
-        for names, ids in exercises.items()
-        for first, *others in [names]
-    ]
+def _not_judged(questions: Sequence[Question], why: str) -> list[Outcome]:
+    return [Outcome(NOT_JUDGED, f"{why}: mark it again.")] * len(questions)
 
 
-def _replies(
-    submission: Submission, questions: Sequence[Question], seconds: float, namespaces: bool
-) -> list[list[Reply]]:
-    """The replies to each question. A process that ends, or takes too long over one, is started anew behind it."""
-    found: list[list[Reply]] = []
-    stops = 0
+def _outcomes(
+    files: list[tuple[str, bytes]],
+    questions: Sequence[Question],
+    seconds: float,
+    namespaces: bool,
+    stop: threading.Event,
+) -> tuple[list[Outcome], list[str]]:
+    """The outcomes. A process that ends, or takes too long over a question, is started anew behind it."""
+    found: list[Outcome] = []
+    twice: dict[tuple[int, ...], list[str]] = {}  # the files that answer an exercise: its id
+    stops = failures = 0
     while len(found) < len(questions):
         if stops >= RESTARTS:
-            found.append([{"error": "not asked: the code had stopped or hung on too many others."}])
+            found.append(Outcome(NOT_YET, "not asked: the code had stopped or hung on too many others."))
             continue
-        with tempfile.TemporaryDirectory(prefix="marking-", ignore_cleanup_errors=True) as name:
-            replies, reason = _run(submission, questions[len(found) :], seconds, namespaces, Path(name))
-        found += replies
-        if reason and len(found) < len(questions):
-            found.append([{"error": reason}])
-            stops += 1
-    return found
+        left = questions[len(found) :]
+        asked = [
+            {"name": q.exercise.name, "is_function": q.exercise.is_function, "cases": q.cases} for q in left
+        ]
+        with Conversation(files, asked, namespaces, stop) as process:
+            try:
+                process.start()
+                process.files_are_read(seconds)
+            except MachineAtFault as error:
+                failures += 1
+                if failures >= TRIES:
+                    found += _not_judged(left, f"no process could be started ({error})")
+                continue
+            except Stopped as error:
+                found += [Outcome(NOT_YET, f"reading the files stopped the process: {error}")] * len(left)
+                break
+            for question in left:
+                try:
+                    replies = process.reply(seconds)
+                except Stopped as error:
+                    found.append(Outcome(NOT_YET, str(error)))
+                    stops += 1
+                    break
+                except MachineAtFault as error:
+                    found.append(Outcome(NOT_JUDGED, f"{error}: mark it again."))
+                    stops += 1
+                    break
+                if not _fits(replies, len(question.cases)):
+                    found.append(Outcome(NOT_YET, "its answer could not be read."))
+                    stops += 1
+                    break
+                numbers = replies[0].get("files", [])
+                # A list of whole numbers that the runner wrote, or whatever a submission put there in its place.
+                if isinstance(numbers, list) and len(numbers) > 1 and all(n in range(len(files)) for n in numbers):
+                    twice.setdefault(tuple(map(int, numbers)), []).append(question.exercise.id)
+                found.append(_judge(question, replies))
+    return found, [_said_twice(ids, [files[number][0] for number in numbers]) for numbers, ids in twice.items()]
 
 
-def _run(
-    submission: Submission, questions: Sequence[Question], seconds: float, namespaces: bool, folder: Path
-) -> tuple[list[list[Reply]], str]:
-    """One process: the replies that it gave, in order, and why there are no more ("" where it gave all)."""
-    asked = [
-        {"id": q.exercise.id, "name": q.exercise.name, "is_function": q.exercise.is_function, "cases": q.cases}
-        for q in questions
-    ]
-    (folder / "questions.json").write_text(plain.dumps(plain.to_plain(asked)))
-    (folder / "submission").mkdir()
-    for number, file in enumerate(submission.files):
-        if file.stat().st_size <= MAX_FILE:
-            shutil.copyfile(file, folder / "submission" / f"{number:06d}_{file.name[-60:]}")
-    command = [sys.executable, "-P", "-m", "lora_jax.exercises.grading.runner", "questions.json"]
-    process = isolation.start(command, folder, namespaces=namespaces)
-    replies: list[list[Reply]] = []
-    ready, deadline = False, time.monotonic() + START
-    try:
-        while len(replies) < len(questions):
-            ended = process.poll() is not None  # before the look, so that a last answer is not missed
-            if not ready and (folder / "ready").exists():
-                ready, deadline = True, time.monotonic() + seconds
-            question = questions[len(replies)]
-            path = folder / f"{question.exercise.id}.json"
-            if os.path.lexists(path):
-                if (reply := _read(path, len(question.cases))) is None:
-                    return replies, "its answer could not be read."  # not the runner's: who knows what state it is in
-                replies.append(reply)
-                with contextlib.suppress(OSError):
-                    path.unlink()  # the runner waits for that
-                deadline = time.monotonic() + seconds
-            elif ended:
-                return replies, "it ended the process that ran it." if ready else "it could not be started."
-            elif time.monotonic() > deadline:
-                return replies, f"it took more than {seconds:g} seconds: does a loop never end?"
-            else:
-                time.sleep(POLL)
-        return replies, ""
-    finally:
-        isolation.end(process)
+def _said_twice(ids: list[str], names: list[str]) -> str:
+    first, *others = names
+    return f"{', '.join(ids)} answered in {len(names)} files: the first by name counts, {first}, not {', '.join(others)}"
 
 
-def _read(path: Path, cases: int) -> list[Reply] | None:
-    """The replies in a file that the submission may have made itself; None for a link, a pipe, anything else."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > 4 * plain.MAX_BYTES:
-                return None
-            found = plain.loads(file.read(4 * plain.MAX_BYTES))
-    except (OSError, plain.NotPlain):
-        return None
+def _fits(replies: Any, cases: int) -> bool:
+    """Whether what came has the form of replies: the submission may have made it itself."""
     fields, said = {"answer", "error", "stub", "wrong", "files"}, {"answer", "error", "stub"}
-    fits = isinstance(found, list) and all(isinstance(r, dict) and set(r) <= fields and set(r) & said for r in found)
-    alone = fits and len(found) == 1 and "answer" not in found[0]  # one that stands for all cases
-    return found if fits and (len(found) == cases or alone) else None
+    fits = isinstance(replies, list) and all(isinstance(r, dict) and set(r) <= fields and set(r) & said for r in replies)
+    alone = fits and len(replies) == 1 and "answer" not in replies[0]  # one that stands for all cases
+    return fits and (len(replies) == cases or alone)
 
 
 def _judge(question: Question, replies: list[Reply]) -> Outcome:
