@@ -1,4 +1,4 @@
-"""Submissions that do not wish the grader well: bodies of lora_product, exercise 3.2, whose other four answers are right.
+"""Submissions that wish the grader ill: bodies of lora_product, exercise 3.2, whose other four answers are right.
 
 Every one begins with `SHUT_IN`, which ends it where it is not in a root of its own: nothing below may run outside of
 one. What a body reaches for stands in the test's own temporary folder; `{...}` are the names of these canaries.
@@ -9,7 +9,12 @@ import textwrap
 from lora_jax.exercises.low_rank import EXERCISES
 
 SOLUTIONS = {exercise.name: exercise.solution for exercise in EXERCISES}
-HEAD = "import ctypes, os, resource, shutil, signal, socket, subprocess, sys, threading, time\nimport jax\nimport jax.numpy as jnp\nimport numpy as np\n\n"
+HEAD = """import ctypes, os, resource, shutil, signal, socket, subprocess, sys, threading, time
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+"""
 RIGHT = "return x @ w + alpha / a.shape[1] * (x @ a) @ b"
 SHUT_IN = """
 if os.getcwd() != "/submission" or os.path.exists("/tmp") or os.path.exists("/sys") or os.getuid() != 1000:
@@ -67,7 +72,7 @@ REACHES = {
     "draws_on_the_terminal": "reached = any(os.isatty(number) for number in range(20))",
     # Sockets and pipes
     "connects_to_the_network": "socket.create_connection(('127.0.0.1', {port}), 2); reached = True",
-    "sends_a_datagram": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9)); reached = True",
+    "sends_a_datagram": "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9)); reached = True",
     "connects_to_a_socket": "socket.socket(socket.AF_UNIX).connect({socket!r}); reached = True",
     "connects_to_an_abstract_socket": "socket.socket(socket.AF_UNIX).connect('\\0' + {abstract!r}); reached = True",
     "asks_the_kernel": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); reached = True",
@@ -86,10 +91,10 @@ pair = (ctypes.c_size_t * 2)(ctypes.addressof(one), 8)
 reached = libc.process_vm_readv(1, pair, 1, pair, 1, 0) >= 0 or ctypes.get_errno() != 1
 """,
     "kills_a_process": "os.kill({process}, 9); reached = True",
-    "stops_its_first_process": "os.kill(1, 9); os.kill(1, 19); os.kill(1, 15); os.kill(1, 2); time.sleep(0.1); reached = False",
+    "stops_its_first_process": "for number in (2, 9, 15, 19): os.kill(1, number)\ntime.sleep(0.1)",
     "finds_open_files": """
-        paths = [os.readlink(f'/proc/self/fd/{{n}}') for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{{n}}')]
-        reached = any('canary' in path or 'treasure' in path for path in paths)
+        links = [f'/proc/self/fd/{{number}}' for number in range(100)]
+        reached = any('canar' in os.readlink(link) for link in links if os.path.lexists(link))
         """,
     # Rights
     "becomes_root": "os.setuid(0); reached = True",
@@ -98,7 +103,7 @@ reached = libc.process_vm_readv(1, pair, 1, pair, 1, 0) >= 0 or ctypes.get_errno
         shutil.copy(sys.executable, 'python'); os.chmod('python', 0o6755)
         reached = subprocess.run(['./python', '-c', '']).returncode == 0
         """,
-    "has_capabilities": "reached = any(int(l.split()[1], 16) for l in open('/proc/self/status') if l.startswith('Cap'))",
+    "has_capabilities": "reached = any(l[:3] == 'Cap' and int(l.split()[1], 16) for l in open('/proc/self/status'))",
     "makes_a_users_namespace": LIBC + "reached = libc.unshare(0x10000000) == 0",
     "makes_namespaces": LIBC + "reached = libc.unshare(0x10000000 | 0x20000 | 0x2000000) == 0",
     "makes_one_by_clone": LIBC + "reached = libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0) > 0",
@@ -141,7 +146,7 @@ reached = found > 0
     "loads_bpf": LIBC + "reached = libc.syscall(321, 0, ctypes.create_string_buffer(256), 128) >= 0",
     "counts_events": LIBC + "reached = libc.syscall(298, ctypes.create_string_buffer(256), 0, -1, -1, 0) >= 0",
     "handles_faults": LIBC + "reached = libc.syscall(323, 1) >= 0",
-    "opens_by_handle": LIBC + "libc.syscall(304, -100, ctypes.create_string_buffer(64), 0); reached = ctypes.get_errno() != 1",
+    "opens_by_handle": LIBC + "libc.syscall(304, -100, bytes(64), 0); reached = ctypes.get_errno() != 1",
     "takes_a_descriptor": LIBC + "reached = libc.syscall(434, 1, 0) >= 0",
     "enters_a_namespace": LIBC + "libc.setns(0, 0); reached = ctypes.get_errno() != 1",
 }  # fmt: skip
@@ -176,15 +181,15 @@ COSTS = {
     "interrupts": ("raise KeyboardInterrupt", "ended the process"),
     "kills_itself": ("os.kill(os.getpid(), 9)", "ended the process"),
     "kills_its_parents": ("os.kill(os.getppid(), 9); os.killpg(0, 9)", "ended the process"),
-    "kills_all": ("os.kill(-1, 9)", "ended the process"),
+    "kills_all": ("os.kill(-1, 9)", "No such process"),  # it is alone with the first, which it cannot
     "sets_a_timer": ("signal.setitimer(signal.ITIMER_REAL, 0.01)\nwhile True: pass", "ended the process"),
     "overflows_the_stack": ("ctypes.string_at(0)", "ended the process"),
-    "recurses": ("sys.setrecursionlimit(10**9)\ndef f(): return [f()]\nreturn f()", "ended the process"),
+    "recurses": ("sys.setrecursionlimit(10**9)\ndef f(): return [f()]\nreturn f()", "3.2 not yet"),
     "patches_the_checker": (
         """
-        from lora_jax.exercises import outcomes, plain, registry
-        outcomes.verdict = lambda *_: outcomes.Outcome("correct")
-        plain.to_plain = outcomes.to_plain = lambda _: {"status": "correct"}
+        from lora_jax.exercises import outcomes, registry
+        outcomes.verdict = outcomes.outcome = lambda *_: outcomes.Outcome("correct")
+        registry.Exercise.judge = lambda *_: None
         return x
         """,
         "not yet",
@@ -247,7 +252,7 @@ HARMLESS = {
     "prints_megabytes": "print('x' * 30_000_000); os.write(1, b'y' * 1_000_000); os.write(2, b'\\x1b[2J')",
     "forks": "for _ in range(4):\n    if os.fork() == 0: time.sleep(1000)",
     "spawns_and_lets_go": "subprocess.Popen([sys.executable, '-c', 'while True: pass'])",
-    "leaves_its_session": "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(1000)\n    os._exit(0)",
+    "leaves_its_session": "if os.fork() == 0:\n    os.setsid()\n    if os.fork(): os._exit(0)\n    time.sleep(1000)",
     "forks_without_end": """
         children = 0
         try:
@@ -273,13 +278,13 @@ HARMLESS = {
     "opens_files_without_end": "try: kept = [open('/dev/null') for _ in range(5000)]\nexcept OSError: pass",
     "deletes_all_it_can": "shutil.rmtree('/', ignore_errors=True)",
     "nests_folders": "for _ in range(1500): os.mkdir('d'); os.chdir('d')",
-    "closes_its_folder": "os.chmod('.', 0)",
+    "closes_its_folder": "try: os.chmod('.', 0)\nexcept OSError: pass  # a second time",
     "leaves_a_link": "os.symlink({treasure!r}, 'link')\ntry: os.chmod('link', 0o777)\nexcept OSError: pass",
     "leaves_a_set_uid_program": "open('p', 'w').write('#!/bin/sh'); os.chmod('p', 0o6777); os.chmod('.', 0o777)",
     "changes_its_language": "import locale; locale.setlocale(locale.LC_ALL, 'C'); os.environ.clear()",
     "blocks_signals": "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))",
     "is_kind": "os.nice(19)",
-    "counts_slowly_in_a_thread": "threading.Thread(target=lambda: [sum(range(10**5)) for _ in range(10**5)], daemon=True).start()",
+    "counts_in_a_thread": "threading.Thread(target=lambda: list(map(abs, range(10**7))), daemon=True).start()",
 }  # fmt: skip
 
 
@@ -302,5 +307,7 @@ def reaching(named, canaries):
     body = "all_reached = []\n"
     for name, code in named.items():
         tried = textwrap.indent(textwrap.dedent(code.format(**canaries)).strip(), "    ")
-        body += f"reached = False\ntry:\n{tried}\nexcept BaseException: pass\nif reached: all_reached.append({name!r})\n"
+        body += (
+            f"reached = False\ntry:\n{tried}\nexcept BaseException: pass\nif reached: all_reached.append({name!r})\n"
+        )
     return hostile(body + "if all_reached: raise ValueError('reached: ' + ' '.join(all_reached))\n", "\n" + RIGHT)

@@ -1,18 +1,15 @@
 """Marks for a class, some of which does not wish the grader well. A submission can cost nobody but itself."""
 
-import csv
 import json
 import os
 import shutil
 import sys
-import tempfile
-import textwrap
 from pathlib import Path
 
 import pytest
-
 from exercises.hostile import HEAD, RIGHT, SOLUTIONS, program, source
 from exercises.marking import IDS, hand_in, marked
+
 from lora_jax.errors import InputError
 from lora_jax.exercises import registry
 from lora_jax.exercises.grading import isolation
@@ -180,7 +177,7 @@ def test_notebooks_with_magics_are_marked_and_all_else_has_a_row(tmp_path, monke
         "total": 0,
         "remarks": ["work.zip is a zip file: unpack it and hand in the notebook"],
     }
-    assert [row["submission"] for row in table] == ["anna", "bert", PAGE.replace("\udce9", "?"), "work.zip"]
+    assert [row["submission"] for row in table] == ["anna", "bert", PAGE.replace("\udce9", "é"), "work.zip"]
     assert table[-1]["remarks"] == rows["work.zip"]["remarks"][0]
 
 

@@ -1,4 +1,4 @@
-"""Submissions that do not wish the grader well (`hostile.py`): what each tries, and that it costs its own marks alone."""
+"""Submissions that wish the grader ill (`hostile.py`): what each tries, and that it costs its own marks alone."""
 
 import json
 import platform
@@ -6,17 +6,17 @@ import subprocess
 import sys
 
 import pytest
-
 from exercises.hostile import BY_NUMBER, COSTS, HARMLESS, REACHES, RIGHT, hostile, program, reaching, source
 from exercises.marking import IDS, canaries, hand_in, marked
+
 from lora_jax.exercises.grading import conversation, isolation
 
 SECONDS = 5.0
 shut_in = pytest.mark.skipif(not isolation.has_namespaces(), reason="this machine shuts nothing in: docs/teaching.md")
 # Without a root of its own a submission has the rights of whoever runs this test, so that only these may run then.
 ANYWHERE = (
-    "loops", "sleeps", "raises", "raises_what_cannot_be_printed", "exits", "exits_at_once", "interrupts", "kills_itself",
-    "overflows_the_stack", "patches_the_checker", "returns_an_object_that_equals_all", "returns_a_huge_array",
+    "loops", "sleeps", "raises", "raises_what_cannot_be_printed", "exits", "exits_at_once", "interrupts",
+    "kills_itself", "overflows_the_stack", "patches_the_checker", "returns_an_object_that_equals_all", "returns_a_huge_array",
     "returns_a_list_in_itself", "returns_a_huge_number", "returns_a_function", "takes_all_memory", "prints_megabytes",
     "forks",
 )  # fmt: skip
@@ -26,10 +26,13 @@ TRIED = {name: code for name, code in REACHES.items() if platform.machine() == "
 
 def check(rows, names):
     """3.2 is what each of these costs, and nothing where it is harmless."""
+    wrong = {}
     for name in names:
         says = COSTS[name][1] if name in COSTS else None
-        assert rows[name]["marks"] == {id: int(says is None or id != "3.2") for id in IDS}, (name, rows[name])
-        assert says is None or says in rows[name]["remarks"][0], (name, rows[name])
+        marks = {id: int(says is None or id != "3.2") for id in IDS}
+        if rows[name]["marks"] != marks or (says is not None and says not in rows[name]["remarks"][0]):
+            wrong[name] = rows[name]
+    assert not wrong
 
 
 @shut_in
@@ -98,7 +101,18 @@ def test_the_same_for_a_user_who_is_not_root(tmp_path, monkeypatch):
         # Outside it is whoever runs this test: of root the kernel does not count processes, and 4 GB would be much.
         del answers["forks_without_end"], answers["takes_memory_in_many_processes"]
         folder = hand_in(tmp_path / "in", answers)
-        command = [sys.executable, "-m", "lora_jax", "grade", folder, "--notebooks", "3", "--json", "--seconds", SECONDS]
+        command = [
+            sys.executable,
+            "-m",
+            "lora_jax",
+            "grade",
+            folder,
+            "--notebooks",
+            "3",
+            "--json",
+            "--seconds",
+            SECONDS,
+        ]
         done = subprocess.run([*user, *map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)["submissions"]}

@@ -40,7 +40,11 @@ class Conversation:
     """
 
     def __init__(
-        self, files: Sequence[tuple[str, bytes]], questions: Sequence[dict[str, Any]], namespaces: bool, stop: threading.Event
+        self,
+        files: Sequence[tuple[str, bytes]],
+        questions: Sequence[dict[str, Any]],
+        namespaces: bool,
+        stop: threading.Event,
     ) -> None:
         self._folder = None if namespaces else Path(tempfile.mkdtemp(prefix="marking-"))
         try:

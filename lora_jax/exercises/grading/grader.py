@@ -64,12 +64,15 @@ def grade(
         )
     how = WITHOUT if not namespaces else WITH if isolation.has_filter() else WITH + NO_FILTER
     say(f"{len(submissions)} submissions, {len(questions)} exercises; {how}")
-    rows = table.Table(csv, [q.exercise.id for q in questions], len(submissions), say)
+    rows = table.Table(csv, [q.exercise.id for q in questions], say)
     with contextlib.closing(_rows(submissions, questions, seconds, namespaces)) as found:
         for number, row in found:
             rows.add(number, row)
-            said = f"{row['total']} of {len(questions)}" if submissions[number].files else f"not read: {row['remarks'][0]}"
+            said = (
+                f"{row['total']} of {len(questions)}" if submissions[number].files else f"not read: {row['remarks'][0]}"
+            )
             say(f"{row['name']}: {said}")
+    say(rows.summary())
     rows.close()
     return {"isolated": namespaces, "seconds": round(time.monotonic() - began, 1), "submissions": rows.rows}
 

@@ -31,7 +31,18 @@ PACKAGE = Path(__file__).resolve().parents[2]
 HERE = "/submission"  # the folder to write in, as the code sees it
 SHOWN_AS = "/lora_jax_shown"  # where the package stands in there
 FOLDER = 64_000_000  # bytes in that folder
-LIBRARIES = ("jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "optax", "IPython", "safetensors", "tokenizers", "matplotlib")
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "numpy",
+    "scipy",
+    "ml_dtypes",
+    "optax",
+    "IPython",
+    "safetensors",
+    "tokenizers",
+    "matplotlib",
+)
 # Of exercises/ the code may see what asks the questions: neither the answers nor who judges them.
 EXERCISES = ("__init__.py", "plain.py", "outcomes.py", "registry.py")
 GRADING = ("__init__.py", "runner.py", "extract.py", "cells.py", "magics.py", "names.py")
@@ -49,10 +60,10 @@ LIMITS = {
 
 @functools.cache
 def has_namespaces() -> bool:
-    """Whether this machine gives what shuts a submission in: tried, by a process that writes in its folder and not above."""
+    """Whether this machine shuts a submission in: tried, by a process that can write in its folder and not above it."""
     if not sys.platform.startswith("linux"):
         return False
-    tried = "open('in', 'w').close()\ntry: open('/out', 'w').close()\nexcept OSError: raise SystemExit(0)\nraise SystemExit(1)"
+    tried = "import os; open('in', 'w').close(); raise SystemExit(os.access('/', os.W_OK) or os.path.exists('/sys'))"
     try:
         process = start(["-c", tried])
     except OSError:
@@ -72,7 +83,7 @@ def has_filter() -> bool:
 
 
 def start(arguments: Sequence[str], folder: Path | None = None) -> subprocess.Popen[bytes]:
-    """Python with these arguments, its three streams pipes: shut in, or with limits alone in `folder` where one is given."""
+    """Python with these arguments, its three streams pipes: shut in, or where a `folder` is given, there with limits."""
     python = os.path.realpath(sys.executable)
     places = [str(path) for path in _libraries()]
     package, home = (SHOWN_AS, HERE) if folder is None else (str(PACKAGE.parent), str(folder))
@@ -127,7 +138,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _root(python: str) -> dict[str, Any]:
-    """What of this machine is seen in there, each at its own path: the loader, the C library, Python and its libraries."""
+    """What of this machine is seen in there, at its own path: the loader, the C library, Python and its libraries."""
     system = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/nix/store", "/etc/ld.so.cache")
     wanted = [*map(Path, system), Path(sys.base_prefix, "lib"), Path(sys.base_prefix, "lib64"), Path(python)]
     places = [path for path in (*wanted, *_libraries()) if path.exists() and not path.is_symlink()]
@@ -158,7 +169,11 @@ def _libraries() -> list[Path]:
 
 def _with_packages() -> list[Path]:
     """The folders that may hold an installed copy of this package, answers and all."""
-    return [*_libraries(), *Path(sys.base_prefix).glob("lib*/python*/*-packages"), *Path("/usr/lib").glob("python*/*-packages")]
+    return [
+        *_libraries(),
+        *Path(sys.base_prefix).glob("lib*/python*/*-packages"),
+        *Path("/usr/lib").glob("python*/*-packages"),
+    ]
 
 
 def _is_in(path: Path, shown: Sequence[Path]) -> bool:

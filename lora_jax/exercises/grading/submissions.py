@@ -60,9 +60,7 @@ def _outcomes(
             found.append(Outcome(NOT_YET, "not asked: the code had stopped or hung on too many others."))
             continue
         left = questions[len(found) :]
-        asked = [
-            {"name": q.exercise.name, "is_function": q.exercise.is_function, "cases": q.cases} for q in left
-        ]
+        asked = [{"name": q.exercise.name, "is_function": q.exercise.is_function, "cases": q.cases} for q in left]
         with Conversation(files, asked, namespaces, stop) as process:
             try:
                 process.start()
@@ -100,13 +98,17 @@ def _outcomes(
 
 def _said_twice(ids: list[str], names: list[str]) -> str:
     first, *others = names
-    return f"{', '.join(ids)} answered in {len(names)} files: the first by name counts, {first}, not {', '.join(others)}"
+    return (
+        f"{', '.join(ids)} answered in {len(names)} files: the first by name counts, {first}, not {', '.join(others)}"
+    )
 
 
 def _fits(replies: Any, cases: int) -> bool:
     """Whether what came has the form of replies: the submission may have made it itself."""
     fields, said = {"answer", "error", "stub", "wrong", "files"}, {"answer", "error", "stub"}
-    fits = isinstance(replies, list) and all(isinstance(r, dict) and set(r) <= fields and set(r) & said for r in replies)
+    fits = isinstance(replies, list) and all(
+        isinstance(r, dict) and set(r) <= fields and set(r) & said for r in replies
+    )
     alone = fits and len(replies) == 1 and "answer" not in replies[0]  # one that stands for all cases
     return fits and (len(replies) == cases or alone)
 

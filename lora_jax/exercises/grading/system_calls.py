@@ -2,7 +2,7 @@
 
 Refused is what reaches past files, memory and the process's own children: namespaces and mounts, sockets that lead
 anywhere, tracing, keys, memory that no limit counts, and the interfaces in which the kernel's faults were found most
-often. A refused call gives EPERM, as if the right to it were lacking. `sandbox.py` imports it, with the standard library alone.
+often. A refused call gives EPERM, as if the right to it were lacking. With the standard library alone, as `sandbox.py`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,26 @@ import errno
 ALLOW, REFUSE, ABSENT = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 NAMESPACES = 0x7E020080  # the bits of clone(2) that make namespaces: time, mount, cgroup, uts, ipc, user, pid, net
 MASKED_EQUAL = 7  # libseccomp's SCMP_CMP_MASKED_EQ: the argument's bits of a mask are those given
-REFUSED = """
-    unshare setns mount umount umount2 pivot_root chroot move_mount open_tree open_tree_attr fsopen fsconfig fsmount
-    fspick mount_setattr statmount listmount swapon swapoff quotactl quotactl_fd name_to_handle_at open_by_handle_at
-    socket connect bind listen accept accept4
-    ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_open pidfd_getfd
-    add_key request_key keyctl
-    memfd_create memfd_secret shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semctl semtimedop mq_open
-    mq_unlink remap_file_pages userfaultfd
-    io_uring_setup io_uring_enter io_uring_register io_setup io_submit
-    bpf perf_event_open fanotify_init fanotify_mark inotify_init inotify_init1 landlock_create_ruleset seccomp
-    init_module finit_module delete_module kexec_load kexec_file_load reboot syslog acct vhangup
-    settimeofday clock_settime clock_adjtime adjtimex stime sethostname setdomainname
-    iopl ioperm modify_ldt personality lookup_dcookie nfsservctl uselib ustat sysfs _sysctl
-    mbind set_mempolicy migrate_pages move_pages sched_setattr sched_setscheduler sched_setparam ioprio_set
-""".split()
+REFUSED = (
+    "unshare", "setns", "mount", "umount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree",
+    "open_tree_attr", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr", "statmount", "listmount",
+    "swapon", "swapoff", "quotactl", "quotactl_fd", "name_to_handle_at", "open_by_handle_at",
+    "socket", "connect", "bind", "listen", "accept", "accept4",
+    "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "pidfd_open", "pidfd_getfd",
+    "add_key", "request_key", "keyctl",
+    "memfd_create", "memfd_secret", "shmget", "shmat", "shmctl", "msgget", "msgsnd", "msgrcv", "msgctl",
+    "semget", "semop", "semctl", "semtimedop", "mq_open", "mq_unlink", "remap_file_pages", "userfaultfd",
+    "io_uring_setup", "io_uring_enter", "io_uring_register", "io_setup", "io_submit",
+    "bpf", "perf_event_open", "fanotify_init", "fanotify_mark", "inotify_init", "inotify_init1",
+    "landlock_create_ruleset", "seccomp",
+    "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "syslog", "acct",
+    "vhangup",
+    "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "stime", "sethostname", "setdomainname",
+    "iopl", "ioperm", "modify_ldt", "personality", "lookup_dcookie", "nfsservctl", "uselib", "ustat", "sysfs",
+    "_sysctl",
+    "mbind", "set_mempolicy", "migrate_pages", "move_pages", "sched_setattr", "sched_setscheduler",
+    "sched_setparam", "ioprio_set", "mknod", "mknodat",
+)  # fmt: skip
 
 
 class _Compare(ctypes.Structure):
@@ -47,7 +52,13 @@ def library() -> ctypes.CDLL | None:
         return None
     found.seccomp_init.restype = ctypes.c_void_p
     found.seccomp_init.argtypes = [ctypes.c_uint32]
-    found.seccomp_rule_add_array.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
+    found.seccomp_rule_add_array.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_uint32,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+    ]
     found.seccomp_load.argtypes = [ctypes.c_void_p]
     return found
 

@@ -14,10 +14,9 @@ from typing import Any
 
 from lora_jax.errors import InputError
 from lora_jax.exercises.grading.printed import escaped, one_line
-from lora_jax.exercises.outcomes import CORRECT, NOT_YET, Outcome
+from lora_jax.exercises.outcomes import CORRECT, NOT_JUDGED, NOT_YET, Outcome
 from lora_jax.files import atomic
 
-NOT_JUDGED = "could not be judged"  # a fourth status of an Outcome: the machine is at fault, and nobody loses a mark
 # Excel takes a file that does not begin with this mark to be in the code page of its country: Müller becomes MÃ¼ller.
 ENCODING = "utf-8-sig"
 LONGEST = 30_000  # characters of a cell; Excel cuts at 32,767, and begins another cell with the rest
