@@ -10,8 +10,8 @@ import pytest
 from lora_jax.errors import InputError
 from lora_jax.exercises.grading import table
 from lora_jax.exercises.grading.printed import distinct, one_line, shown
-from lora_jax.exercises.grading.table import NOT_JUDGED, Table, cell, not_judged, row
-from lora_jax.exercises.outcomes import CORRECT, NOT_ATTEMPTED, NOT_YET, Outcome
+from lora_jax.exercises.grading.table import Table, cell, not_judged, row
+from lora_jax.exercises.outcomes import CORRECT, NOT_ATTEMPTED, NOT_JUDGED, NOT_YET, Outcome
 from lora_jax.files import atomic
 
 FORMULAS = (
