@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import os
 import sys
@@ -35,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "options" in arguments:
         arguments["options"] = {option: arguments.pop(option) for option in OPTIONS if option in arguments}
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that the terminal's encoding lacks stops nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
+    in_ascii = "utf" not in (sys.stdout.encoding or "").lower()
+
     def say(text: str) -> None:
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
@@ -51,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("lora_jax: stopped; the last checkpoint, if there is one, is whole", file=sys.stderr)
         return 130
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(found, ensure_ascii=in_ascii))
     return 0
 
 

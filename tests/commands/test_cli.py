@@ -1,5 +1,6 @@
 """The command line, called as a user would: what it writes, what it prints, and one sentence for each mistake."""
 
+import io
 import json
 import subprocess
 import sys
@@ -184,6 +185,29 @@ def test_a_broken_adapter_or_prompt_gets_one_sentence(capsys, tmp_path, model):
     assert "there is no adapter_config.json" in refused(capsys, *generate, "--adapter", str(tmp_path))
     assert "there is nothing to continue" in refused(capsys, "generate", "", "--model", model)
     assert "top_p must be above 0" in refused(capsys, *generate, "--top-p", "1.5")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_letter_that_the_terminal_lacks_stops_nothing(encoding, options, monkeypatch):
+    """Names of a class are in every alphabet, and terminals are not."""
+    name = "Müller 山田"
+
+    def found(say, **_):
+        say(name)
+        return {"name": name}
+
+    monkeypatch.setattr("lora_jax.exercises.grading.grader.grade", found)
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert cli.main(["grade", "folder", *options]) == 0
+        stream.flush()
+        text = written.getvalue().decode(encoding)
+    if options:
+        assert json.loads(text) == {"name": name}
+    else:
+        assert text == name.encode(encoding, "backslashreplace").decode(encoding) + "\n"
 
 
 def test_help_is_there_for_every_command(capsys):

@@ -193,23 +193,18 @@ def nest(path, depth):
     here = os.open(path, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir("deep", dir_fd=here)
-        here = _goes_to("deep", here)
+        below = os.open("deep", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
     os.close(here)
 
 
 def unnest(path, depth):
-    """Take them away again, from the inside: what deletes a tree is not made for such a one."""
-    here = os.open(path, os.O_RDONLY)
-    for _ in range(depth):
-        here = _goes_to("deep", here)
-    for _ in range(depth):
-        here = _goes_to("..", here)
-        os.rmdir("deep", dir_fd=here)
-    os.close(here)
+    """Take them away again, from the outside: what deletes a tree is not made for such a one."""
+    first, second = os.path.join(path, b"deep"), os.path.join(path, b"next")
+    for _ in range(depth - 1):
+        os.rename(os.path.join(first, b"deep"), second)
+        os.rmdir(first)
+        first, second = second, first
+    os.rmdir(first)
     os.rmdir(path)
-
-
-def _goes_to(name, here):
-    there = os.open(name, os.O_RDONLY, dir_fd=here)
-    os.close(here)
-    return there

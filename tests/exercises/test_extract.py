@@ -177,6 +177,165 @@ def test_a_cell_that_is_not_python_is_named_and_costs_no_other(source, says, tmp
     assert says in wrong[0]
 
 
+# A right answer, and beside it what the interpreter's own limits are for. The depths are beyond Python's recursion.
+DEEP = {
+    "parentheses": "x = " + "(" * 10_000 + ")" * 10_000,
+    "signs": "x = " + "-" * 10_000 + "1",
+    "fields": "x = a" + ".b" * 50_000,
+    "calls": "x = a" + "()" * 50_000,
+    "items": "x = a" + "[0]" * 50_000,
+    "elifs": "if a: b = 1\n" + "elif a: b = 1\n" * 100_000,
+    "sums": "x = 1" + "+1" * 100_000,
+    "powers": "x = 1" + "**1" * 50_000,
+    "nots": "x = " + "not " * 50_000 + "1",
+    "lambdas": "x = " + "lambda: " * 50_000 + "1",
+    "choices": "x = " + "1 if 1 else " * 50_000 + "1",
+    "blocks": "".join(" " * n + "if 1:\n" for n in range(150)) + " " * 150 + "x = 1",
+    "formats": "x = f'{x:{x:{x:{x}}}}'",
+    "digits": "x = " + "1" * 5_000,
+    "zeros": "\0" * 1_000,
+    "timed": "%%timeit\nx = 1" + "+1" * 100_000,
+    "guarded": "if __name__ == '__main__'" + " + 1" * 3_000 + ":\n    x = 1",
+}
+# Python reads these; what Python can do with them, the extractor must be able to do too.
+LONG = {
+    "sums": "x = 1" + "+1" * 900,
+    "signs": "x = " + "-" * 900 + "1",
+    "fields": "x = a" + ".b" * 2_500,
+    "elifs": "if a: b = 1\n" + "elif a: b = 1\n" * 900,
+    "hexadecimal": "x = 0x" + "f" * 500_000,
+    "strings": "x = " + "'a' " * 100_000,
+    "line": "x = '" + "a" * 5_000_000 + "'",
+    "decorators": "@a\n" * 5_000 + "def f(): pass",
+    "timed": "%timeit x = 1" + "+1" * 900,
+    "guarded": "if __name__ == '__main__':\n    x = 1" + "+1" * 900,
+    "half a character": "x = '\\ud800'",
+    "raised": "def f():\n    raise E" + "+1" * 900,
+}
+
+
+def beside(other, *cells):
+    cells = [{"cell_type": "code", "source": one} for one in (DOUBLE, "%timeit double(1)", other, *cells)]
+    return statements("it.ipynb", json.dumps({"cells": cells}).encode())
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_what_is_nested_too_deep_costs_its_own_cell(kind):
+    found, (said,) = beside(DEEP[kind])
+    assert said.startswith("cell 3 is not Python (")
+    assert len(said) < 250
+    assert "()" not in said
+    assert answer_of(found, "double", True) is not None
+    assert answer_of(found, "x", False) is None
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_what_is_long_and_can_be_read_is_no_fault(kind):
+    found, wrong = beside(LONG[kind])
+    assert wrong == []
+    assert answer_of(found, "double", True) is not None
+    for name, is_function in (("x", False), ("f", True)):
+        answer_of(found, name, is_function)  # whatever it says
+
+
+@pytest.mark.parametrize("times", [400, 900])
+def test_a_right_answer_may_be_long(times, tmp_path):
+    zeros = " + 0" * times
+    assert run_cell(tmp_path, f"two = 2{zeros}\ndef double(x):\n    return two * x{zeros}")(4) == 8
+    assert run_cell(tmp_path, f"%timeit 1\nbig = 0x{'f' * 5_000}\ndef double(x):\n    return 2 * x % big")(4) == 8
+    fields = ".real" * times
+    assert run_cell(tmp_path, f"def double(x):\n    return (2 * x){fields}")(4) == 8
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"[" * 100_000, "it is not a notebook"),
+        (b'{"cells": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it is not a notebook"),
+        (b'{"a":' * 100_000, "it is not a notebook"),
+        (b'{"cells": [1' + b"0" * 5_000 + b"]}", "Exceeds the limit"),
+        (b'{"cells": "abc"}', "it is not a notebook"),
+        (b'{"cells": {"a": 1}}', "it is not a notebook"),
+        (b'{"cells": 12}', "it is not a notebook"),
+        (b'{"worksheets": [{"cells": 1}]}', "it is not a notebook"),
+        (b'"cells"', "it is not a notebook"),
+        (b'["cells"]', "it is not a notebook"),
+        (b"12", "it is not a notebook"),
+        (b"null", "it is not a notebook"),
+        (b"\0" * 100, "it is empty"),
+        ("\ufeff".encode("utf-16"), "it is empty"),
+        (b'{"cells": [{"cell_type": "code", "sou', "save it again and hand it in"),
+        (b"\xff\xfe{\0", "save it again"),
+        (b"def double(x):\n    return 2 * x", "it is a program whose name ends in .ipynb: rename it to end in .py"),
+        (b'<<<<<<< HEAD\n{"cells": []}\n=======\n>>>>>>> other', "both sides of a conflict in it: keep one"),
+        (b'{"cells": [\n<<<<<<< HEAD\n=======\n>>>>>>> other\n]}', "both sides of a conflict in it: keep one"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
+    ],
+)
+def test_what_is_no_notebook_is_told(data, says):
+    with pytest.raises(ValueError) as caught:
+        statements("it.ipynb", data)
+    assert says in str(caught.value)
+
+
+def test_a_notebook_has_so_many_cells(monkeypatch):
+    cell = b'{"cell_type": "code", "source": "x = 1"}'
+    for number in (9, 10):
+        found, _ = statements("it.ipynb", b'{"cells": [' + b",".join([cell] * number) + b"]}")
+        assert len(found) == number
+        monkeypatch.setattr("lora_jax.exercises.grading.cells.MAX_CELLS", 10)
+    with pytest.raises(ValueError, match="it has 11 code cells, and more than 10 are not read"):
+        statements("it.ipynb", b'{"cells": [' + b",".join([cell] * 11) + b"]}")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ({"kernelspec": {"name": "ir", "language": "R"}}, "it is a notebook in R: hand in one in Python"),
+        ({"language_info": {"name": "julia"}}, "it is a notebook in julia: hand in one in Python"),
+        ({"language_info": {"name": "C#"}, "kernelspec": {"language": "python"}}, "it is a notebook in C#"),
+        ({"kernelspec": {"name": "python3", "language": "python"}}, ""),
+        ({"kernelspec": {"name": "x", "language": "ipython"}}, ""),
+        ({"kernelspec": {"name": "python3"}, "colab": {}}, ""),
+        ({"kernelspec": None, "language_info": 3}, ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_a_notebook_in_another_language_says_so_and_is_read_all_the_same(metadata, says):
+    cells = [{"cell_type": "code", "source": DOUBLE}]
+    found, wrong = statements("it.ipynb", json.dumps({"cells": cells, "metadata": metadata}).encode())
+    assert wrong == [says] * bool(says) or (wrong and wrong[0].startswith(says))
+    assert answer_of(found, "double", True) is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["rot13", "hex", "zlib", "undefined", "idna", "punycode", "utf-7", "no such", "x" * 500]
+)
+def test_a_script_may_say_that_it_is_in_any_encoding(name):
+    found, _ = statements("it.py", f"# coding: {name}\n{DOUBLE}\n# é\n".encode())
+    assert isinstance(found, list)
+
+
+def test_a_name_is_what_python_makes_of_it():
+    """Full-width letters are the same name to Python: NFKC."""
+    wide = "".join(chr(ord(letter) - ord("a") + 0xFF41) for letter in "double")
+    found, _ = statements("it.py", DOUBLE.replace("double", wide).encode())
+    assert answer_of(found, "double", True) is not None
+
+
+def test_reading_takes_no_longer_than_the_file_is_long():
+    """What looks like a header, over and over, is looked for once."""
+    found, _ = statements("it.py", b"# ---\n" * 200_000 + DOUBLE.encode())
+    assert answer_of(found, "double", True) is not None
+
+
+def test_a_cell_too_long_for_ipython_is_told():
+    found, (said,) = beside("x = 1\n" * 20_000 + "!ls")
+    assert "IPython does not read" in said
+    assert answer_of(found, "double", True) is not None
+
+
 HEADER = "# ---\n# jupyter:\n#   jupytext:\n#     text_representation:\n#       format_name: percent\n# ---\n\n"
 
 

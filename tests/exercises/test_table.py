@@ -3,6 +3,8 @@
 import csv
 import os
 import re
+import subprocess
+import sys
 import unicodedata
 
 import pytest
@@ -10,8 +12,8 @@ import pytest
 from lora_jax.errors import InputError
 from lora_jax.exercises.grading import table
 from lora_jax.exercises.grading.printed import distinct, one_line, shown
-from lora_jax.exercises.grading.table import NOT_JUDGED, Table, cell, not_judged, row
-from lora_jax.exercises.outcomes import CORRECT, NOT_ATTEMPTED, NOT_YET, Outcome
+from lora_jax.exercises.grading.table import Table, cell, not_judged, row
+from lora_jax.exercises.outcomes import CORRECT, NOT_ATTEMPTED, NOT_JUDGED, NOT_YET, Outcome
 from lora_jax.files import atomic
 
 FORMULAS = (
@@ -164,6 +166,36 @@ def test_a_disk_that_is_freed_gets_every_row(tmp_path, monkeypatch):
         made.add(place, row(f"s{place}", {"3.1": Outcome(CORRECT)}))
         assert len((tmp_path / "marks.csv").read_text("utf-8-sig").splitlines()) == lines
     made.close()
+
+
+REFUSED = """
+import os, resource, sys
+from pathlib import Path
+from lora_jax.errors import InputError
+from lora_jax.exercises.grading.table import Table, row
+from lora_jax.exercises.outcomes import CORRECT, Outcome
+
+path, said = Path(sys.argv[1]), []
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+made = Table(path, ["3.1"], said.append)
+for place, size in enumerate([-1, 20, 20, -1, 20]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size if size > 0 else most, most))
+    made.add(place, row(f"s{place}", {"3.1": Outcome(CORRECT)}))
+    print(len(open(path).readlines()), len(said), os.listdir(os.path.dirname(path)))
+try:
+    made.close()
+except InputError as error:
+    print(error)
+"""
+
+
+def test_what_the_system_refuses_to_write_leaves_the_table_before(tmp_path):
+    """No file over 20 bytes: as a full disk does, in the middle of a write; then all of it, and no more again."""
+    path = tmp_path / "marks.csv"
+    done = subprocess.run([sys.executable, "-c", REFUSED, str(path)], capture_output=True, text=True, check=True)
+    *lines, last = done.stdout.splitlines()
+    assert lines == [f"{rows} {said} ['marks.csv']" for rows, said in ((2, 0), (2, 1), (2, 1), (5, 1), (5, 1))]
+    assert last.startswith(f"could not write {path} (File too large)")
 
 
 def test_where_no_table_can_be_is_said_before_anything_is_marked(tmp_path):

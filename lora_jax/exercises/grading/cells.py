@@ -69,9 +69,11 @@ def _of_notebook(data: bytes) -> tuple[list[Cell], list[str]]:
         found: dict[str, Any] = json.loads(text, strict=False)
         # Version 3 of the format has worksheets; the cells of all versions differ in what they call their text.
         cells = found["cells"] if "cells" in found else [c for sheet in found["worksheets"] for c in sheet["cells"]]
+        if not isinstance(cells, list):
+            raise TypeError
         cells = [cell for cell in cells if not isinstance(cell, dict) or cell.get("cell_type") == "code"]
-    except json.JSONDecodeError as error:
-        raise ValueError(_why_no_json(text, error)) from error
+    except ValueError as error:  # it is no JSON, or has a number of thousands of digits in it
+        raise ValueError(_why_no_json(text, str(error)[:150])) from error
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it is not a notebook: save it again and hand it in") from error
     if len(cells) > MAX_CELLS:
@@ -87,7 +89,7 @@ def _of_notebook(data: bytes) -> tuple[list[Cell], list[str]]:
     return good, wrong
 
 
-def _why_no_json(text: str, error: json.JSONDecodeError) -> str:
+def _why_no_json(text: str, error: str) -> str:
     if re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE):
         return "Git has left both sides of a conflict in it: keep one"
     if text.startswith("version https://git-lfs"):

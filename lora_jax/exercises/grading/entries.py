@@ -69,15 +69,16 @@ def read_files(submission: Submission) -> tuple[list[tuple[str, bytes]], list[st
     A name is the path from the folder in which all of them are, and no two are alike. Nothing is raised for a file that
     is too large, has gone, may not be read, or has become a link or a pipe.
     """
-    files, remarks = list(submission.files), []
+    # Notebooks first, so that no folder full of other things is in their way.
+    files = sorted(submission.files, key=lambda file: file.suffix.lower() != ".ipynb")
+    remarks = []
     if len(files) > MAX_FILES:
-        first = set(sorted(files, key=lambda file: file.suffix.lower() != ".ipynb")[:MAX_FILES])
-        left = [file for file in files if file not in first]
-        files = [file for file in files if file in first]
+        kept = set(files[:MAX_FILES])
+        left = [file for file in submission.files if file not in kept]
         remarks.append(f"not read, since more than {MAX_FILES} files, and notebooks come first: {_some(left)}")
-    found: list[tuple[Path, bytes]] = []
+    found: dict[Path, bytes] = {}
     large, late, read = [], [], 0
-    for path in files:
+    for path in files[:MAX_FILES]:
         try:
             with open_file(path) as file:
                 data = file.read(min(MAX_FILE, MAX_ALL - read) + 1)
@@ -91,14 +92,14 @@ def read_files(submission: Submission) -> tuple[list[tuple[str, bytes]], list[st
             late.append(path)
         else:
             read += size
-            found.append((path, data))
+            found[path] = data
     if large:
         right = "clear the outputs, save, and hand it in again"
         remarks.append(f"not read, since larger than {MAX_FILE / 1e6:.0f} MB: {_some(large)} ({right})")
     if late:
-        remarks.append(f"not read, since the files before are {MAX_ALL / 1e6:.0f} MB together: {_some(late)}")
-    names = distinct(_names([path for path, _ in found]))
-    return [(name, data) for name, (_, data) in zip(names, found, strict=True)], remarks
+        remarks.append(f"not read, since the others are {MAX_ALL / 1e6:.0f} MB together: {_some(late)}")
+    paths = [path for path in submission.files if path in found]
+    return [(name, found[path]) for name, path in zip(distinct(_names(paths)), paths, strict=True)], remarks
 
 
 def _names(files: list[Path]) -> list[str]:

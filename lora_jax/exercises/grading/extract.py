@@ -41,7 +41,7 @@ def _statements(cells: list[Cell], wrong: list[str]) -> tuple[list[Statement], l
 def _fault(error: Exception) -> str:
     if isinstance(error, RecursionError | MemoryError):  # a sum of thousands of terms, or as many `elif`
         return "nested too deep"
-    return getattr(error, "msg", None) or str(error)
+    return str(getattr(error, "msg", None) or error).split("; use sys.")[0]  # of Python, whose settings are not theirs
 
 
 def _parsed(cell: Cell) -> list[ast.stmt]:

@@ -27,6 +27,8 @@ AUTOMAGIC = frozenset({
     "cat", "cd", "conda", "cp", "env", "history", "load_ext", "ls", "matplotlib", "mkdir", "mv", "pip", "prun", "pwd",
     "reload_ext", "rm", "run", "set_env", "time", "timeit", "uv", "who", "whos",
 })  # fmt: skip
+# Characters of a cell that IPython may read: for each magic in it, it reads the whole again.
+MAX_SOURCE = 50_000
 PYLAB = "import numpy as np\nimport matplotlib.pyplot as plt\nfrom numpy import *"
 
 
@@ -59,6 +61,8 @@ def _tree(source: str) -> list[ast.stmt]:
 
 
 def _transformed(source: str) -> str:
+    if len(source) > MAX_SOURCE:
+        raise ValueError(f"IPython does not read more than {MAX_SOURCE:,} characters, and it is not plain Python")
     from IPython.core.inputtransformer2 import TransformerManager
 
     try:
