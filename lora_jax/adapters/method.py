@@ -6,9 +6,10 @@ The command line and its checks, the memory ledger, the files, the laws and the 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_jax.errors import InputError
 
@@ -20,6 +21,20 @@ class Option:
     help: str
     read: Callable[[str], Any] | None = None  # its value from the command line's text; None for a flag, which is True
     examples: tuple[Any, ...] = ()  # values beside the default: the laws are tested with each
+
+
+class Setting(NamedTuple):
+    """A field that is read from adapter_config.json: PEFT's default, its type, and its range where it is a number.
+
+    A dict holds values of modules by patterns for their names (`values` is their type, and the range is theirs); what
+    is read of it is a dict by module's path.
+    """
+
+    default: Any
+    of: Any
+    low: float = -math.inf  # the least value
+    below: float = math.inf
+    values: Any = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class PeftFormat:
     # adapter(path, tensors, settings): takes what it uses out of `tensors`; what it leaves belongs to nothing.
     adapter: Callable[[str, dict[str, Any], Mapping[str, Any]], Any]
     trains: frozenset[str]  # the fields of the adapter that train
-    fields: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # read from it: PEFT's default, and the type
+    fields: Mapping[str, Setting] = field(default_factory=dict)  # what is read from it
     plain: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # fields with the values that are understood
     refused: tuple[str, ...] = ()  # fields that would change the model, and are not understood whatever their value
     entry: str | None = None  # the entry of `params` that the adapter makes, for what is at no weight

@@ -15,7 +15,7 @@ LARGEST = 2**31 - 1  # no size of a model is larger, and what is counted with it
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of one object. A field that is null or absent has its default, and without one is refused.
+    """The fields of one object. A field that is null or absent has its default, and without one it is no such value.
 
     Each method raises InputError that names where the object stands, the field, what it is and what it must be.
     """
@@ -27,7 +27,7 @@ class Fields:
         """A whole number from `low` to `high`; neither a truth value nor 3.0."""
         value = self._get(name, default)
         if type(value) is not int or not low <= value <= high:
-            raise self._wrong(name, value, f"a whole number of {low:,} to {high:,}")
+            raise self._wrong(name, value, f"a number, and a whole one of {low:,} to {high:,}")
         return value
 
     def number(self, name: str, default: float | None = None, *, above: float = -math.inf,
@@ -38,7 +38,7 @@ class Fields:
             return float(value)
         limits = [f"above {above:g}"] * (above > -math.inf) + [f"of {low:g} or more"] * (low > -math.inf)
         limits += [f"below {below:g}"] * (below < math.inf) + [f"of at most {high:g}"] * (high < math.inf)
-        raise self._wrong(name, value, " ".join(["a finite number", " and ".join(limits)]).strip())
+        raise self._wrong(name, value, ", ".join(["a number", *[" and ".join(["finite", *limits])]]))
 
     def flag(self, name: str, default: bool | None = None) -> bool:
         """True or false; not 1, and not "false"."""
@@ -67,13 +67,10 @@ class Fields:
 
     def _get(self, name: str, default: Any) -> Any:
         value = self.found.get(name)
-        if value is None and default is None:
-            stands = "is null" if name in self.found else "is not there"
-            raise InputError(f"{self.where}: {name} {stands}, and is needed")
         return default if value is None else value
 
     def _wrong(self, name: str, value: Any, right: str) -> InputError:
-        return InputError(f"{self.where}: {name} is {shown(value)}, and must be {right}")
+        return InputError(f"{self.where}: {name} is {shown(value)}, but must be {right}")
 
 
 def is_number(value: Any) -> bool:

@@ -60,7 +60,7 @@ def loads(
         return found
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{where}, line {error.lineno}: not readable JSON ({error.msg}, column {error.colno})"
+            f"{where} is not readable JSON (line {error.lineno}, column {error.colno}: {error.msg})"
         ) from error
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: half of a surrogate pair stands in it, which is no letter") from error

@@ -61,7 +61,7 @@ def _matched(patterns: tuple[str, ...], within: tuple[str, ...], names: tuple[st
                 answers = dict(zip(open_ended, child.ask((asked, names), SECONDS), strict=True))
         except Ended as ended:
             said = shown(asked[0][0]) if len(asked) == 1 else f"one of {', '.join(shown(p) for p, _ in asked[:3])}"
-            raise InputError(f"the pattern {said} cannot be matched with names of modules: {ended}") from ended
+            raise InputError(f"{said} cannot be matched with names of modules: {ended}") from ended
     for i, answer in answers.items():
         if isinstance(answer, str):
             raise InputError(f"{shown(patterns[i])} is not a regular expression: {answer}")
