@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lora_jax.adapters import placement
 from lora_jax.adapters.base import Adapter, Tree, partition
-from lora_jax.adapters.method import Method, Option, PeftFormat, Setting
+from lora_jax.adapters.method import Method, Option, PeftFormat
 from lora_jax.errors import InputError
+from lora_jax.untrusted.fields import Setting
 from lora_jax.weights import Biased, dense, pytree, split_bias
 
 

@@ -20,12 +20,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lora_jax.adapters import placement
 from lora_jax.adapters.base import Adapted, Adapter, Tree, partition
-from lora_jax.adapters.method import Method, Option, PeftFormat, Setting
+from lora_jax.adapters.method import Method, Option, PeftFormat
 from lora_jax.errors import InputError
-from lora_jax.untrusted import json_text, patterns
+from lora_jax.untrusted import patterns
+from lora_jax.untrusted.fields import Setting
+from lora_jax.untrusted.json_text import read_numbers
 from lora_jax.weights import dense, matmul_f32, product_f32, pytree, rows
 
-ALPHAS = (-1e9, 1e9)  # what an alpha may be: with any rank and any weight it stays finite in float32
+ALPHA = Setting(8, float, -1e9, 1e9)  # with any rank and any weight it stays finite in float32
 
 
 @pytree
@@ -81,16 +83,6 @@ def scaling(alpha: float, rank: int, rank_stabilized: bool = False) -> float:
     return alpha / (math.sqrt(rank) if rank_stabilized else rank)
 
 
-def _is_alpha(value: Any) -> bool:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return bool(number and ALPHAS[0] <= value < ALPHAS[1])  # NaN is not between any two
-
-
-def read_by_name(text: str) -> dict[str, Any]:
-    """Values by name, from JSON on the command line. Raises InputError for anything else."""
-    return json_text.an_object(json_text.loads(text, "the value"), "the value")
-
-
 def init(
     key: PRNGKeyArray,
     params: Tree,
@@ -115,8 +107,7 @@ def init(
     """
     if not 0 <= dropout < 1:
         raise InputError(f"dropout must be at least 0 and below 1, not {dropout}")
-    shapes, ranks, scalings = placement.shapes(params), {}, {}
-    names = placement.select(params, targets)
+    shapes, names, ranks, scalings = placement.shapes(params), placement.select(params, targets), {}, {}
     own_ranks, own_alphas = (patterns.resolve(given or {}, names) for given in (rank_pattern, alpha_pattern))
     for name in names:
         d_in, d_out = shapes[name]
@@ -124,8 +115,8 @@ def init(
         if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= min(d_in, d_out):
             raise InputError(f"{name}: rank must be 1 to {min(d_in, d_out)} for a {d_in} x {d_out} matrix, not {r}")
         own_alpha = own_alphas.get(name, 2 * r if alpha is None else alpha)
-        if not _is_alpha(own_alpha):
-            raise InputError(f"{name}: alpha must be a number of {ALPHAS[0]:g} to {ALPHAS[1]:g}, not {own_alpha!r}")
+        if not ALPHA.holds(own_alpha):
+            raise InputError(f"{name}: alpha must be a number of {ALPHA.low:g} to {ALPHA.below:g}, not {own_alpha!r}")
         ranks[name], scalings[name] = r, scaling(own_alpha, r, rank_stabilized)
 
     def make(names: list[str]) -> LoRA:
@@ -208,11 +199,11 @@ PEFT = PeftFormat(
     trains=frozenset({"a", "b"}),
     fields={
         "r": Setting(8, int, low=1),
-        "lora_alpha": Setting(8, float, *ALPHAS),
+        "lora_alpha": ALPHA,
         "lora_dropout": Setting(0.0, float, 0, 1),
         "use_rslora": Setting(False, bool),
         "rank_pattern": Setting({}, dict, low=1, values=int),
-        "alpha_pattern": Setting({}, dict, *ALPHAS, values=float),
+        "alpha_pattern": ALPHA._replace(default={}, of=dict, values=float),
     },
     plain={"bias": ("none",), "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva")},
     refused=(
@@ -241,8 +232,8 @@ METHOD = Method(
         "alpha": Option("scale of the adapters, divided by the rank (twice the rank where not given)", float, (3.0,)),
         "targets": placement.TARGETS,
         "dropout": Option("share of the adapters' inputs dropped in training", float, (0.0, 0.25)),
-        "rank_pattern": Option('ranks by name, as JSON: {"q_proj": 4}', read_by_name, ({r"layers\.0\..*": 2},)),
-        "alpha_pattern": Option('alphas by name, as JSON: {"q_proj": 4}', read_by_name, ({"v_proj": 9.0},)),
+        "rank_pattern": Option('ranks by name, as JSON: {"q_proj": 4}', read_numbers, ({r"layers\.0\..*": 2},)),
+        "alpha_pattern": Option('alphas by name, as JSON: {"q_proj": 4}', read_numbers, ({"v_proj": 9.0},)),
         "rank_stabilized": Option("divide alpha by the root of the rank (rsLoRA)", None, (True,)),
         "freeze_a": Option("train B alone (LoRA-FA)", None, (False, False, True)),
     },

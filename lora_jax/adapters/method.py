@@ -6,12 +6,12 @@ The command line and its checks, the memory ledger, the files, the laws and the 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from lora_jax.errors import InputError
+from lora_jax.untrusted.fields import Setting
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,6 @@ class Option:
     help: str
     read: Callable[[str], Any] | None = None  # its value from the command line's text; None for a flag, which is True
     examples: tuple[Any, ...] = ()  # values beside the default: the laws are tested with each
-
-
-class Setting(NamedTuple):
-    """A field that is read from adapter_config.json: PEFT's default, its type, and its range where it is a number.
-
-    A dict holds values of modules by patterns for their names (`values` is their type, and the range is theirs); what
-    is read of it is a dict by module's path.
-    """
-
-    default: Any
-    of: Any
-    low: float = -math.inf  # the least value
-    below: float = math.inf
-    values: Any = None
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,7 @@ def select(params: Tree, targets: str | Sequence[str]) -> list[str]:
     if isinstance(targets, str) and targets in SHORTHANDS:
         tests: dict[str, Callable[[str], bool]] = {targets: lambda name: SHORTHANDS[targets] in name}
     elif isinstance(targets, str):
-        try:
-            matched = set(patterns.fullmatch(targets, names))
-        except InputError as error:
-            raise InputError(f"targets={error}") from error
-        tests = {targets: matched.__contains__}
+        tests = {targets: set(patterns.fullmatch(targets, names, "targets=")).__contains__}
     else:
         tests = {target: partial(_is_called, target) for target in targets}
     unmatched = [target for target, test in tests.items() if not any(map(test, names))]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax.adapters import METHODS
-from lora_jax.adapters.method import PeftFormat, Setting
+from lora_jax.adapters.method import PeftFormat
 from lora_jax.errors import InputError
 from lora_jax.untrusted import files, json_text, patterns
-from lora_jax.untrusted.fields import Fields
+from lora_jax.untrusted.fields import Fields, Setting
 from lora_jax.untrusted.json_text import shown
 
 FIELDS = {  # where adapters stand
@@ -45,7 +45,7 @@ def read(path: Path) -> tuple[PeftFormat, dict[str, Any]]:
     if refused:
         raise InputError(f"{path}: {', '.join(refused)} is set, which is not understood here")
     settings = FIELDS | dict(form.fields)
-    return form, {name: _value(Fields(config, str(path)), name, setting) for name, setting in settings.items()}
+    return form, {name: Fields(config, str(path)).setting(name, setting) for name, setting in settings.items()}
 
 
 def at(settings: Mapping[str, Any], paths: Sequence[str], where: Path) -> dict[str, Any]:
@@ -77,29 +77,3 @@ def at(settings: Mapping[str, Any], paths: Sequence[str], where: Path) -> dict[s
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     return found | {"targeted": targeted}
-
-
-def _value(fields: Fields, name: str, setting: Setting) -> Any:
-    """One field, checked."""
-    value = setting.default if fields.found.get(name) is None else fields.found[name]
-    of = int | float if setting.of is float else setting.of
-    if not isinstance(value, of) or isinstance(value, bool) != (setting.of is bool):
-        raise InputError(f"{fields.where}: {name} is {shown(value)}, which is not of the type that it has in PEFT")
-    if isinstance(value, dict):
-        if not all(type(one) in (int, setting.values) for one in value.values()):
-            raise InputError(f"{fields.where}: {name} is {shown(value)}, but its values must be numbers")
-        inside = Fields(value, f"{fields.where}: {name}")
-        return {key: _number(inside, key, None, setting.values, setting) for key in value}
-    if isinstance(value, list):
-        of = int if setting.low == 0 else str
-        if not all(type(one) is of for one in value):
-            raise InputError(f"{fields.where}: {name} is {shown(value)}, which is not of the type that it has in PEFT")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    return _number(fields, name, setting.default, float if setting.of is float else int, setting)
-
-
-def _number(fields: Fields, name: str, default: Any, of: type, setting: Setting) -> int | float:
-    if of is int:
-        return fields.integer(name, default, low=int(setting.low))
-    return fields.number(name, default, low=setting.low, below=setting.below)

@@ -5,12 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lora_jax.errors import InputError
 from lora_jax.untrusted.json_text import shown
 
 LARGEST = 2**31 - 1  # no size of a model is larger, and what is counted with it fits 64 bits
+
+
+class Setting(NamedTuple):
+    """What a field of a PEFT configuration is: PEFT's default, its type, and its range where it is a number.
+
+    A dict holds numbers of the type `values` and of that range, by patterns for the names of modules.
+    """
+
+    default: Any
+    of: Any
+    low: float = -math.inf  # the least value
+    below: float = math.inf
+    values: Any = None
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is a number of the range. NaN is of none."""
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        return bool(number and self.low <= value < self.below)
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,26 @@ class Fields:
         if not isinstance(value, Mapping):
             raise self._wrong(name, value, "an object")
         return Fields(value, f"{self.where}: {name}")
+
+    def setting(self, name: str, setting: Setting) -> Any:
+        """The value of a field of a PEFT configuration."""
+        value = self._get(name, setting.default)
+        of = int | float if setting.of is float else setting.of
+        items = value if isinstance(value, list) else []
+        odd = not all(type(one) is (int if setting.low == 0 else str) for one in items)
+        if odd or not isinstance(value, of) or isinstance(value, bool) != (setting.of is bool):
+            raise InputError(f"{self.where}: {name} is {shown(value)}, which is not of the type that it has in PEFT")
+        if isinstance(value, dict):
+            if not all(type(one) in (int, setting.values) for one in value.values()):
+                raise InputError(f"{self.where}: {name} is {shown(value)}, but its values must be numbers")
+            inside = Fields(value, f"{self.where}: {name}")
+            return {key: inside.setting(key, setting._replace(of=setting.values)) for key in value}
+        if type(value) not in (int, float):
+            return value
+        one = Fields({name: value}, self.where)
+        if setting.of is float:
+            return one.number(name, low=setting.low, below=setting.below)
+        return one.integer(name, low=int(setting.low))
 
     def has(self, name: str) -> bool:
         """Whether the field stands there and is not null."""

@@ -24,12 +24,16 @@ PROGRAM = Path(__file__).with_name("match_patterns.py")
 _PLAIN = re.compile(r"(?:[\w.-]|\\\.)*+")  # there is one way to match it, if there is any
 
 
-def fullmatch(pattern: str, names: Sequence[str]) -> list[str]:
+def fullmatch(pattern: str, names: Sequence[str], what: str = "") -> list[str]:
     """The names that a pattern matches whole, as `re.fullmatch` does.
 
-    Raises InputError where it is no regular expression, or takes more than a second of the processor's time.
+    Raises InputError, which begins with `what`, where it is no regular expression, or takes more than a second of the
+    processor's time.
     """
-    return [names[i] for i in _matched((pattern,), ("{}",), tuple(names))[0]]
+    try:
+        return [names[i] for i in _matched((pattern,), ("{}",), tuple(names))[0]]
+    except InputError as error:
+        raise InputError(f"{what}{error}") from error
 
 
 def resolve(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
