@@ -116,7 +116,7 @@ def tidy(folder: Path, name: str | None = None) -> None:
     """
     for entry in sorted(folder.iterdir()):
         found = LEFT.fullmatch(entry.name)
-        if found is None or (name is not None and found["name"] != short(name)) or _lives(int(found["pid"])):
+        if found is None or (name is not None and found["name"] != short(name)) or _others(int(found["pid"])):
             continue
         target = folder / (name or found["name"])
         with suppress(OSError):
@@ -128,10 +128,13 @@ def tidy(folder: Path, name: str | None = None) -> None:
                 entry.unlink()
 
 
-def _lives(pid: int) -> bool:
-    """Whether another process of that number runs here. A run in a container often has the number of the one before."""
-    if pid == os.getpid():
-        return False
+def _others(pid: int) -> bool:
+    """Whether another process has that number. A run in a container often has the number of the one that was killed."""
+    return pid != os.getpid() and lives(pid)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process of that number runs on this machine."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -78,6 +78,34 @@ def reserve(out: str | Path, kind: Kind) -> Iterator[None]:
                 _remove(made)
 
 
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a file or folder that is there while the block runs: `is_held` says so to other processes."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds this file or folder. Raises OSError where it is gone."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _check_kind(out: str | Path, target: Path, kind: Kind) -> None:
     """Raise InputError where something of another kind stands under the name."""
     if kind == "file" and target.is_dir():

@@ -14,7 +14,6 @@ import os
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import lora_jax
 from lora_jax.adapters import DEFAULT
 from lora_jax.errors import InputError
+from lora_jax.files import child
 from lora_jax.files.atomic import write_bytes
 from lora_jax.files.places import reserve
 from lora_jax.memory import steps, zoo
@@ -195,7 +195,7 @@ def _part(folder: Path, part: str, question: dict[str, Any], platform: str | Non
     }
     if platform == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
-    command = [sys.executable, "-m", "lora_jax.memory.measured.run_step", str(folder), part]
+    command = child.command(["-m", "lora_jax.memory.measured.run_step", str(folder), part])
     options: dict[str, Any] = {"env": environment, "capture_output": True, "text": True, "errors": "replace"}
     try:
         done = subprocess.run(command, timeout=PATIENCE, check=False, **options)
