@@ -45,7 +45,7 @@ RANGES = {
         TINY, HUGE, "{} seconds a step is no rate: give --seconds-per-step a number above 0, as you measured it"
     ),
 }
-PATTERNS = {"rank_pattern": "rank", "alpha_pattern": "alpha"}  # JSON objects of such numbers, by name
+PATTERNS = ("rank_pattern", "alpha_pattern")  # JSON objects of such numbers, by the name of a weight
 
 
 def check(given: Mapping[str, Any]) -> None:
@@ -78,4 +78,5 @@ def _check_pattern(name: str, value: Any) -> None:
     for key, one in value.items():
         if isinstance(one, bool) or not isinstance(one, int | float):
             raise InputError(f"{flag} gives {key!r} {one!r}, which is no number: give one, as in " + '{"q_proj": 4}')
-        _check(PATTERNS[name], one)
+        if not math.isfinite(one):
+            raise InputError(f"{flag} gives {key!r} {one}, which is not a finite number")

@@ -22,6 +22,7 @@ from lora_jax.files import checkpoint as checkpoints
 from lora_jax.files.tokenizer import Tokenizer
 from lora_jax.memory.units import size
 from lora_jax.text import datasets, packing, show
+from lora_jax.training import evaluate
 from lora_jax.tuning import finite, jobs, optimizers, pretraining
 from lora_jax.tuning.loop import State
 
@@ -160,7 +161,7 @@ def _fit(
     for name in watch:
         rows = packing.Batches.in_order(packed[name][1], batch_size)
         both = ((0, job.trainable), (state.step, state.trainable))
-        seen[name] = [finite.held_out_loss(job.loss, tree, job.frozen, rows, step, name) for step, tree in both]
+        seen[name] = [finite.check_loss(evaluate(job.loss, tree, job.frozen, rows), step, name) for step, tree in both]
         say("loss on held-out {}: {:.3f} -> {:.3f} nats a token".format(name, *seen[name]))
     found = {"losses": state.losses, "evaluations": state.evaluations, "watched": seen}
     return state, {"about": about, "first_example": example, **found}

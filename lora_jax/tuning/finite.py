@@ -8,15 +8,13 @@ evaluation and checkpoint, in a program of its own, so that the step's plan and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lora_jax.errors import InputError
-from lora_jax.training import Tree, evaluate
-from lora_jax.transformer import Batch, Loss
+from lora_jax.training import Tree
 
 ADVICE = "try a lower learning rate, or clip the gradient's norm to 1.0"
 
@@ -44,9 +42,8 @@ def _finite(leaves: list[Any]) -> list[Any]:
     return [jnp.isfinite(leaf).all() for leaf in leaves]
 
 
-def held_out_loss(loss: Loss, trainable: Tree, frozen: Tree, batches: Sequence[Batch], step: int, what: str) -> float:
-    """`evaluate`, refused where it is not a finite number: `what` names the text. Raises NonFiniteLoss."""
-    found = evaluate(loss, trainable, frozen, batches)
+def check_loss(found: float, step: int, what: str) -> float:
+    """The evaluated loss itself, of the text that `what` names. Raises NonFiniteLoss where it is not finite."""
     if math.isfinite(found):
         return found
     why = ADVICE if step else "nothing was trained yet, so the model's own numbers are too large: try another model"

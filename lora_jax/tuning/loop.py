@@ -16,7 +16,7 @@ import optax
 
 from lora_jax.errors import InputError
 from lora_jax.files import checkpoint as checkpoints
-from lora_jax.training import Tree, make_step
+from lora_jax.training import Tree, evaluate, make_step
 from lora_jax.transformer import Batch, Loss
 from lora_jax.tuning import finite, optimizers
 from lora_jax.tuning.finite import NonFiniteLoss
@@ -88,7 +88,8 @@ def fit(
 
     def look(at: int) -> None:
         if held_out is not None and not any(step == at for step, _ in evaluations):
-            evaluations.append((at, finite.held_out_loss(loss, trainable, frozen, held_out, at, "held-out text")))
+            found = evaluate(loss, trainable, frozen, held_out)
+            evaluations.append((at, finite.check_loss(found, at, "held-out text")))
             bar.set_postfix(held_out=f"{evaluations[-1][1]:.3f}")
 
     with _bar(steps, state.step, progress) as bar:
