@@ -1,9 +1,9 @@
 """A command of a process of its own that dawdles where files are written: `python slowed.py SECONDS COMMAND ...`.
 
 Before and after each flush and rename it waits, so that a signal often lands there. It says `begun` when its signals
-are handled. The commands that take large models are given small ones: `demo` and `stories` the model of $TINY. Beside the
-commands of the command line there are two more: `save FOLDER`, which saves an adapter and a model several times over,
-and `download WHEEL`, which fetches the file inside this wheel by pip, from the folder in which the wheel lies.
+are handled. The commands that take large models are given small ones: `demo` and `stories` the model of $TINY. Beside
+the commands of the command line there are two more: `save FOLDER`, which saves an adapter and a model several times
+over, and `download WHEEL`, which fetches the file inside this wheel by pip, from the folder in which the wheel lies.
 """
 
 import contextlib
@@ -58,10 +58,8 @@ def download(wheel):
     path = Path(wheel)
     content = hashlib.sha256(b"verse\n" * 50_000).hexdigest()
     whole = hashlib.sha256(path.read_bytes()).hexdigest()
-    asset = assets.Asset(
-        "verse", "my-verse", "1.2", whole, path.stat().st_size, "my_verse/data.bin", content, "MIT", "lines"
-    )
-    print(assets.fetch(asset))
+    member, size = "my_verse/data.bin", path.stat().st_size
+    print(assets.fetch(assets.Asset("verse", "my-verse", "1.2", whole, size, member, content, "MIT", "lines")))
 
 
 def main(seconds, command, *arguments):
