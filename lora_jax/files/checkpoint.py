@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from lora_jax.errors import InputError
 from lora_jax.files import tensors
+from lora_jax.untrusted import files, json_text
 
 Tree = Any
 
@@ -27,7 +28,7 @@ def save(path: str | Path, tree: Tree, about: Mapping[str, Any]) -> None:
 
 def about(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says beside its arrays; nothing where there is none. Raises InputError if it is broken."""
-    return json.loads(tensors.metadata(path).get("about", "{}")) if Path(path).exists() else {}
+    return _about(tensors.metadata(path).get("about", "{}"), path) if files.exists(path) else {}
 
 
 def load(
@@ -44,7 +45,7 @@ def load(
     odd = sorted(set(found) ^ set(wanted))
     if "about" not in metadata:
         raise InputError(f"{path} is a safetensors file, but not a checkpoint of this package")
-    check(json.loads(metadata["about"]))
+    check(_about(metadata["about"], path))
     if odd:
         where = f"{odd[0]} is only {'there' if odd[0] in found else 'here'}"
         raise InputError(f"{path} is a checkpoint of another configuration: {where}")
@@ -54,7 +55,12 @@ def load(
             raise InputError(
                 f"{path} is a checkpoint of another configuration: {name} is {there} there and {here} here"
             )
-    return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in wanted]), json.loads(metadata["about"])
+    return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in wanted]), _about(metadata["about"], path)
+
+
+def _about(text: str, path: str | Path) -> dict[str, Any]:
+    where = f"{path}: what it says of its run"
+    return json_text.an_object(json_text.loads(text, where, non_finite=True), where)
 
 
 def _name(path: Any) -> str:

@@ -83,7 +83,7 @@ def has_filter() -> bool:
 
 
 def start(arguments: Sequence[str], folder: Path | None = None) -> subprocess.Popen[bytes]:
-    """Python with these arguments, its three streams pipes: shut in, or where a `folder` is given, there with limits."""
+    """Python with these arguments, its streams pipes: shut in, or in a `folder` that is given, with limits alone."""
     python = os.path.realpath(sys.executable)
     places = [str(path) for path in _libraries()]
     package, home = (SHOWN_AS, HERE) if folder is None else (str(PACKAGE.parent), str(folder))
@@ -95,7 +95,6 @@ def start(arguments: Sequence[str], folder: Path | None = None) -> subprocess.Po
         "limits": LIMITS,
         "filter": has_filter(),
         "environment": {
-            "PATH": "",
             "HOME": home,
             "TMPDIR": home,
             "LC_ALL": "C.UTF-8",
@@ -116,6 +115,7 @@ def start(arguments: Sequence[str], folder: Path | None = None) -> subprocess.Po
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
         start_new_session=True,
     )
 

@@ -108,7 +108,7 @@ def first_process(spec: dict[str, Any]) -> int:
 
 
 def new_root(root: dict[str, Any], work: str) -> None:
-    """Put the root together and enter it: what is shown of this machine, less what is hidden, and a folder to work in."""
+    """Put the root together and enter it: what is shown of this machine, less what is hidden; a folder to work in."""
     _mount("none", "/", None, REC | PRIVATE)  # nothing that is mounted here reaches the outside
     _mount("tmpfs", BASE, "tmpfs", NOSUID | NODEV, "mode=755,size=1m")
     for target, path in root["links"]:
