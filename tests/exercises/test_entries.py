@@ -83,6 +83,24 @@ def test_the_classs_folder_itself_must_be_readable():
             find(folder / "class")
 
 
+def test_a_folder_that_cannot_be_is_none(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    for name, says in (
+        ("x" * 300, "there is no folder"),
+        ("loop", "is not a folder"),
+        ("file/x", "there is no folder"),
+    ):
+        with pytest.raises(InputError, match=says):
+            find(tmp_path / name)
+    with nobody() as (folder, become):
+        (folder / "in" / "class").mkdir(parents=True)
+        (folder / "in").chmod(0)
+        become()
+        with pytest.raises(InputError, match="there is no folder"):
+            find(folder / "in" / "class")
+
+
 def test_what_goes_away_between_two_looks_is_told(tmp_path, monkeypatch):
     fill(tmp_path, {"anna.ipynb": GOOD})
     listed = os.listdir
