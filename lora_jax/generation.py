@@ -20,6 +20,7 @@ from lora_jax.errors import InputError
 from lora_jax.transformer import Config, Params, head, past_length, read_prompt, run_layers
 from lora_jax.weights import pytree
 
+NO_TOKEN = -1  # in the place of a token that was to be drawn from logits that are not finite
 PROMPT_BUCKET = 32  # prompts are padded to a multiple of this, so that most lengths share one compiled program
 
 
@@ -92,7 +93,7 @@ def choose(
     """One token a row: the likeliest at temperature 0, else drawn from softmax(logits / temperature).
 
     `top_k` keeps the k likeliest; `top_p` then keeps the fewest whose probabilities sum to at least p (nucleus
-    sampling, arXiv 1904.09751).
+    sampling, arXiv 1904.09751). NO_TOKEN where a logit of the row is NaN or infinite.
     """
     values, ids = jax.lax.top_k(logits.astype(jnp.float32), top_k or logits.shape[-1])  # (B, k), likeliest first
     scaled = values / jnp.maximum(temperature, 1e-6)  # (B, k)
@@ -101,7 +102,8 @@ def choose(
         before = jnp.cumsum(probabilities, axis=-1) - probabilities  # (B, k)
         scaled = jnp.where(before < top_p, scaled, -jnp.inf)
     drawn = jnp.where(temperature > 0, jax.random.categorical(key, scaled, axis=-1), 0)  # (B,)
-    return jnp.take_along_axis(ids, drawn[:, None], axis=1)[:, 0].astype(jnp.int32)
+    chosen = jnp.take_along_axis(ids, drawn[:, None], axis=1)[:, 0].astype(jnp.int32)
+    return jnp.where(jnp.isfinite(values[:, 0]), chosen, NO_TOKEN)  # a NaN, or infinity, is sorted to the front
 
 
 @partial(jax.jit, static_argnames=("config", "new_tokens", "top_k"))
@@ -178,12 +180,12 @@ def generate(
     A prompt is a text, or the token ids of one (`tokenizer.encode_chat` gives those of a conversation). It ends at the
     first of `tokenizer.end_ids`. The same key gives the same text; without one the key is 0. `temperature` 0 always
     takes the likeliest token. Raises InputError for an empty prompt, a token that the embedding has no row for, more
-    tokens than the model has positions, and settings outside their range.
+    tokens than the model has positions, settings outside their range, and logits that are not finite.
     """
     given = [prompts] if isinstance(prompts, str) else list(prompts)
     if not given or not all(map(len, given)):
         raise InputError("there is nothing to continue: give at least one prompt, none of them empty")
-    if not temperature >= 0 or new_tokens < 1 or (top_k is not None and top_k < 1):
+    if not 0 <= temperature < float("inf") or new_tokens < 1 or (top_k is not None and top_k < 1):
         raise InputError("temperature must be 0 or more, new_tokens at least 1, and top_k at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p must be above 0 and at most 1, not {top_p}")
@@ -206,8 +208,14 @@ def generate(
     options = {"temperature": float(temperature), "top_k": top_k, "top_p": top_p and float(top_p)}
     end_ids = np.asarray(ends or (-1,), np.int32)
     written = sample(config, params, tokens, segments, key, new_tokens=new_tokens, end_ids=end_ids, **options)
+    written = np.asarray(written)
+    if (written == NO_TOKEN).any():
+        raise InputError(
+            "the model's logits are not finite numbers, so there is no token to choose: the model or its adapter is "
+            "damaged, or its numbers are too large for its dtype"
+        )
     texts = []
-    for ids, row in zip(encoded, np.asarray(written).tolist(), strict=True):
+    for ids, row in zip(encoded, written.tolist(), strict=True):
         end = next((n for n, token in enumerate(row) if token in ends), len(row))
         texts.append(continuation(tokenizer, ids, row[:end]))
     return texts[0] if isinstance(prompts, str) else texts

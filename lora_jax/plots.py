@@ -6,7 +6,7 @@ One palette, safe for colour-blind readers (Okabe and Ito): one fixed colour eac
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lora_jax.adapters import DEFAULT, METHODS
 
@@ -17,7 +17,7 @@ TITLES = {"full": "full fine-tuning", DEFAULT: METHODS[DEFAULT].title, QUANTIZED
 PARTS = {"weights": 1.0, "adapters": 0.8, "gradients": 0.55, "optimizer state": 0.3}  # how strongly each is coloured
 
 
-def demo(table: dict[str, Any], path: str | Path) -> None:
+def demo(table: dict[str, Any], path: str | Path | BinaryIO) -> None:
     """The demo in one picture: the loss on verse, and the bytes that do not depend on the batch."""
     from matplotlib.figure import Figure
 

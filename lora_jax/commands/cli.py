@@ -2,7 +2,8 @@
 measure | grade`.
 
 Each command says in plain English what it does; `--json` prints what it found for a program. A user's mistake is one
-sentence on standard error and exit status 2; nothing half-written is left behind.
+sentence on standard error and exit status 2; nothing half-written is left behind. Ctrl-C ends it with status 130, and
+SIGTERM with 143.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import Any
 
 from lora_jax.adapters import DEFAULT, METHODS
 from lora_jax.adapters.method import Option
+from lora_jax.commands import ends, numbers
 from lora_jax.errors import InputError
 from lora_jax.files import compilation
 from lora_jax.memory.setup import RANK
 from lora_jax.tuning.jobs import FULL_RATE
 from lora_jax.tuning.optimizers import ROUNDING
+from lora_jax.tuning.pretraining import WARMUP
 from lora_jax.untrusted.json_text import printable
 
 OPTIONS = {name: option for row in METHODS.values() for name, option in row.options.items()}
@@ -47,24 +50,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a name of a file may hold what no terminal can show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        compilation.keep_compiled_programs()
-        found = getattr(importlib.import_module(home), name)(say=say, **arguments)
+        with ends.terminating():
+            numbers.check(arguments | arguments.get("options", {}))
+            compilation.keep_compiled_programs()
+            found = getattr(importlib.import_module(home), name)(say=say, **arguments)
     except InputError as error:
-        print(f"lora_jax: {printable(str(error))}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except BrokenPipeError:  # who reads it, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a name that is too long, or what may not be read
         said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        print(f"lora_jax: {printable(said)}", file=sys.stderr)
-        return 2
+        return _refuse(said)
     except KeyboardInterrupt:
-        print("lora_jax: stopped; the last checkpoint, if there is one, is whole", file=sys.stderr)
-        return 130
+        return _refuse(ends.STOPPED, 130)
+    except ends.Terminated:
+        return _refuse(ends.STOPPED, 143)
+    except Exception as error:
+        if (sentence := ends.out_of_memory(error, name)) is None:
+            raise
+        return _refuse(sentence)
     if as_json:
         print(json.dumps(found, ensure_ascii=in_ascii))
     return 0
+
+
+def _refuse(sentence: str, status: int = 2) -> int:
+    print(f"lora_jax: {printable(sentence)}", file=sys.stderr)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
             "--accumulate", type=_positive, default=1, help="parts that a batch goes through in, to save memory"
         )
 
-    def schedule(sub: argparse.ArgumentParser, *, steps: int, batch_size: int, length: int | None, warmup: int) -> None:
+    def schedule(
+        sub: argparse.ArgumentParser, *, steps: int, batch_size: int, length: int | None, warmup: int | None
+    ) -> None:
         sub.add_argument(
             "--out", type=Path, required=True, help="folder for the result; a run that was stopped goes on there"
         )
@@ -120,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         text += "prompts fit and sequences are 95 %% full)"
         sub.add_argument("--length", type=_positive, default=length, help=text)
         accumulate(sub)
-        sub.add_argument("--warmup", type=int, default=warmup, help="steps of linear warm-up")
+        text = f"steps of linear warm-up{'' if warmup == 0 else f' (where not given: {WARMUP}, at most all)'}"
+        sub.add_argument("--warmup", type=int, default=warmup, help=text)
         sub.add_argument("--clip-norm", type=float, default=1.0, help="bound on the gradient's norm")
         sub.add_argument(
             "--evaluate-every", type=_positive, help="steps between evaluations (else first and last only)"
@@ -140,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "pretrain", "train the small model from scratch, on stories", "--out runs/stories", "lora_jax.commands.train"
     )
     sub.add_argument("--data", default="stories", help=data)
-    schedule(sub, steps=500, batch_size=4, length=256, warmup=30)
+    schedule(sub, steps=500, batch_size=4, length=256, warmup=None)
     sub.add_argument("--lr", type=float, default=3e-3, help="learning rate")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the model that is written")
     sub.set_defaults(decay=True)
@@ -185,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("plan", "estimate what a training step needs: which cards it fits on, and what it costs",
               f"llama3.1-8b --method {DEFAULT} --length 2048 --remat --for h100")  # fmt: skip
+    sub.set_defaults(within_context=True)
     sub.add_argument("model", help="a built-in name (a wrong one lists them all), or a Hugging Face config.json")
     method(sub, {"rank": RANK})
     sub.add_argument("--batch-size", type=_positive, default=1, help="sequences in a batch")

@@ -13,7 +13,7 @@ import jax
 from lora_jax import generation
 from lora_jax.adapters import DEFAULT, METHODS
 from lora_jax.adapters.base import attach, count, num_bytes
-from lora_jax.files import atomic, models, peft
+from lora_jax.files import atomic, models, peft, places
 from lora_jax.memory.units import duration, size
 from lora_jax.text import datasets, packing
 from lora_jax.tuning import jobs
@@ -27,6 +27,7 @@ PROMPTS = (
 LENGTH, BATCH, RANK, RATE, WARMUP = 128, 4, 16, 1.5e-3, 4
 
 
+@places.reserved("run")
 def demo(*, out: str | Path, steps: int = 80, seed: int = 0, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Fine-tune SmolLM2 on verse with LoRA and write the folder `out`: the adapter, `demo.json` and `demo.png`."""
     from lora_jax import plots
@@ -53,7 +54,7 @@ def demo(*, out: str | Path, steps: int = 80, seed: int = 0, say: Callable[[str]
         packing.Batches(train, BATCH, seed=seed),
         rate=RATE,
         steps=steps,
-        warmup=WARMUP,
+        warmup=min(WARMUP, steps),
         decay=True,
         held_out=packing.Batches.in_order(held_out, 8),
         evaluate_every=-(-steps // 4),
@@ -77,7 +78,8 @@ def demo(*, out: str | Path, steps: int = 80, seed: int = 0, say: Callable[[str]
     }
     peft.save_adapter(folder / "adapter", state.trainable, constants, base=params, base_name=MODEL)
     atomic.write_bytes(folder / "demo.json", (json.dumps(table, indent=1) + "\n").encode())
-    plots.demo(table, folder / "demo.png")
+    with atomic.writing(folder / "demo.png") as file:
+        plots.demo(table, file)
     sizes = f"{size(num_bytes(state.trainable))} beside {size(num_bytes(params))}"
     say(f"\nloss on {len(held_out)} held-out sequences: {first:.3f} -> {last:.3f} nats a token in {steps} steps")
     took = duration(time.perf_counter() - began)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax.adapters import base
-from lora_jax.files import huggingface, models, peft
+from lora_jax.files import huggingface, models, peft, places
 from lora_jax.memory.units import size
 
 
+@places.reserved("folder")
 def merge(*, say: Callable[[str], None], model: str, adapter: Path, out: Path) -> dict[str, Any]:
     """Fold an adapter into its model and write the model directory `out`."""
     config, params = models.load_model(model)

@@ -11,6 +11,7 @@ from lora_jax.memory import hardware, planner, zoo
 from lora_jax.memory.compiled import compiler
 from lora_jax.memory.planner import Budget, CardFit, MethodCost
 from lora_jax.memory.setup import Setup, planning_options
+from lora_jax.memory.steps import check_length
 from lora_jax.memory.units import dollars, duration, size
 from lora_jax.tuning.optimizers import ROUNDING
 
@@ -28,17 +29,21 @@ def plan(
     compile: bool,
     seconds_per_step: float | None,
     steps: int,
+    within_context: bool = False,
     **words: Any,
 ) -> dict[str, Any]:
     """Print what a step needs, where it fits and what it costs; with `compile`, the compiler's plan beside it.
 
     `words` are Setup's own: quantize, double_quantization, length, remat, attention, dtype, optimizer, moments,
     rounding, accumulate.
-    Raises InputError for a user's mistake, before anything is compiled.
+    A length that the model has no positions for is planned and noted, or with `within_context` refused, as the command
+    does. Raises InputError for a user's mistake, before anything is compiled.
     """
     check_rate(seconds_per_step, steps, card)
     options = planning_options(method, options)
     setup = Setup(zoo.config(model), method=method, options=options, batch=batch_size, **words)
+    if within_context:
+        check_length(setup)
     found = planner.budget(setup, model=model, card=card)
     say("\n".join(_text(found)))
     result = found.as_json() | {"run": _run(say, found, seconds_per_step, steps), "compiled": None}

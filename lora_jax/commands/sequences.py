@@ -38,16 +38,19 @@ def pack(
     held_out: float,
     seed: int,
     settings: Mapping[str, Any],
+    past: int = 0,
 ) -> dict[str, tuple[Packed, Packed]]:
     """`(training, held-out)` of each of the data, in sequences of one length, which the first choose if none is given.
 
-    Raises InputError where a sequence is longer than the model's context, or a token has no row in its embedding.
+    `past` positions are taken before each sequence. Raises InputError where a sequence is then longer than the model's
+    context, or a token has no row in its embedding.
     """
-    context, batch_size = config.max_position_embeddings, settings["batch_size"]
-    if length is not None and length > context:
+    context, batch_size = config.max_position_embeddings - past, settings["batch_size"]
+    if (length or 2) > context:
+        taken = f"and {past:,} learned positions are {(length or 2) + past:,}, " if past else "is "
         raise InputError(
-            f"--length {length:,} is more than the {context:,} positions that this model was made for: pass {context} "
-            "or less"
+            f"--length {length or 2:,} {taken}more than the {config.max_position_embeddings:,} positions that this "
+            f"model was made for: pass {context} or less" + (", or have fewer learned positions" if past else "")
         )
     packed: dict[str, tuple[Packed, Packed]] = {}
     how = {"context": context, "batch_size": batch_size, "sequences": settings["steps"] * batch_size}

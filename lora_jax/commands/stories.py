@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lora_jax.files import places
 from lora_jax.text import stories as telling
 from lora_jax.text import story_writer
 
 
+@places.reserved("file")
 def stories(
     *, say: Callable[[str], None], seed: int, batches: int, first: int, add: list[Path], out: Path
 ) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -16,21 +15,22 @@ import jax.numpy as jnp
 from lora_jax import quantize as quantization
 from lora_jax import transformer
 from lora_jax.adapters import base
-from lora_jax.commands import sequences
+from lora_jax.commands import identity, numbers, sequences
 from lora_jax.errors import InputError
-from lora_jax.files import atomic, huggingface, models, peft
+from lora_jax.files import atomic, huggingface, models, peft, places
 from lora_jax.files import checkpoint as checkpoints
 from lora_jax.files.tokenizer import Tokenizer
 from lora_jax.memory.units import size
 from lora_jax.text import datasets, packing, show
 from lora_jax.training import evaluate
-from lora_jax.tuning import jobs, optimizers, pretraining
+from lora_jax.tuning import finite, jobs, optimizers, pretraining
 from lora_jax.tuning.loop import State
 
 Say = Callable[[str], None]
 CHECKPOINT = "checkpoint.safetensors"
 
 
+@places.reserved("run")
 def train(
     *,
     say: Say,
@@ -52,14 +52,16 @@ def train(
     jobs.check(method, options, quantize)
     rounding = jobs.rounding(method, dtype, rounding)
     rate = jobs.learning_rate(method) if settings["lr"] is None else settings["lr"]
-    _check(rate, settings)
+    _check(settings | {"lr": rate, "held_out": held_out, "length": length, "seed": seed} | dict(options))
+    identity.refuse_older(settings["out"] / CHECKPOINT)
     read = {name: datasets.read(name, say) for name in (data, *watch)}  # first, so that bad data is refused at once
     config, params = models.load_model(model, jnp.dtype(dtype))
     params = quantization.quantize_layers(params, quantize) if quantize else params
     tokenizer = sequences.with_template(say, models.load_tokenizer(model), read)
     tokenizer = _at_one_time(tokenizer, settings["out"])
-    packed = sequences.pack(say, config, tokenizer, read, length, held_out=held_out, seed=seed, settings=settings)
     job = jobs.make_job(method, config, params, key=jax.random.key(seed), remat=remat, options=options)
+    how: dict[str, Any] = {"held_out": held_out, "seed": seed, "settings": settings, "past": job.past(config)}
+    packed = sequences.pack(say, config, tokenizer, read, length, **how)
     if job.frozen is not None:  # before an hour is spent on what could not be saved
         peft.as_files(job.trainable, job.frozen[1], base=params)
     held = f"{size(base.num_bytes(params))}{f' in {quantize}' if quantize else ''}"
@@ -68,6 +70,7 @@ def train(
     if rounding is not None:
         about["rounding"] = rounding
         say(f"training in {dtype}, rounding {rounding}: {optimizers.ROUNDING[rounding]}")
+    about |= {"remat": remat} | identity.of_model(config, job, tokenizer)
     state, table = _fit(say, job, tokenizer, packed, watch, about, rate=rate, seed=seed, **settings)
     if job.frozen is None:
         result = settings["out"] / "model"
@@ -79,18 +82,22 @@ def train(
     return _end(say, table, result, f"{given} {datasets.asked(read[data])}")
 
 
+@places.reserved("run")
 def pretrain(
     *, say: Say, data: str, length: int | None, seed: int, dtype: str, lr: float, **settings: Any
 ) -> dict[str, Any]:
     """Train the small model from scratch: `train --method full`, but that it starts from random weights."""
-    _check(lr, settings)
+    if settings["warmup"] is None:
+        settings["warmup"] = min(pretraining.WARMUP, settings["steps"])
+    _check(settings | {"lr": lr, "length": length, "seed": seed})
+    identity.refuse_older(settings["out"] / CHECKPOINT)
     read = {data: datasets.read(data, say)}
     config, tokenizer = pretraining.SMALL, sequences.with_template(say, models.load_tokenizer(pretraining.NAME), read)
     tokenizer = _at_one_time(tokenizer, settings["out"])
     packed = sequences.pack(say, config, tokenizer, read, length, held_out=0.1, seed=seed, settings=settings)
     job = jobs.make_job("full", config, transformer.init(jax.random.key(seed), config, std=pretraining.STD), key=None)
     say(f"a new model: {base.count(job.trainable):,} parameters, all of them random, on {_platform()}")
-    about = {"model": "new", "method": "full"}
+    about = {"model": "new", "method": "full", "remat": False} | identity.of_model(config, job, tokenizer)
     state, table = _fit(say, job, tokenizer, packed, [], about, rate=lr, seed=seed, **settings)
     result = settings["out"] / "model"
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.trainable)
@@ -126,7 +133,7 @@ def _fit(
     say(f"\n{example['text']}\n")
     length = learned.tokens.shape[1]
     schedule = {"rate": rate, "warmup": warmup, "decay": decay, "clip_norm": clip_norm, "steps": steps}
-    about |= schedule | {"data": _digest(learned), "seed": seed, "batch_size": batch_size, "length": length}
+    about |= schedule | identity.of_texts(packed) | {"seed": seed, "batch_size": batch_size, "length": length}
     about |= {"accumulate": accumulate}
     if _asks_for_time(tokenizer):
         about["time"] = tokenizer.now.isoformat()
@@ -153,7 +160,8 @@ def _fit(
     seen = {}
     for name in watch:
         rows = packing.Batches.in_order(packed[name][1], batch_size)
-        seen[name] = [evaluate(job.loss, tree, job.frozen, rows) for tree in (job.trainable, state.trainable)]
+        both = ((0, job.trainable), (state.step, state.trainable))
+        seen[name] = [finite.check_loss(evaluate(job.loss, tree, job.frozen, rows), step, name) for step, tree in both]
         say("loss on held-out {}: {:.3f} -> {:.3f} nats a token".format(name, *seen[name]))
     found = {"losses": state.losses, "evaluations": state.evaluations, "watched": seen}
     return state, {"about": about, "first_example": example, **found}
@@ -169,23 +177,14 @@ def _end(say: Say, table: dict[str, Any], result: Path, given: str) -> dict[str,
     return table
 
 
-def _check(rate: float, settings: Mapping[str, Any]) -> None:
-    if not rate > 0:
-        raise InputError(f"the learning rate is {rate}: give --lr a number above 0, such as 1e-3")
-    if settings["warmup"] < 0 or not settings["clip_norm"] > 0:
-        raise InputError("--warmup must be 0 or more, and --clip-norm above 0")
+def _check(settings: Mapping[str, Any]) -> None:
+    numbers.check(settings)
     if settings["batch_size"] % settings["accumulate"]:
         raise InputError(f"--accumulate {settings['accumulate']} does not divide --batch-size {settings['batch_size']}")
 
 
 def _platform() -> str:
     return jax.devices()[0].platform
-
-
-def _digest(learned: packing.Packed) -> str:
-    """A name for the training data, so that a checkpoint is not gone on with on other data."""
-    parts = (learned.tokens, learned.mask, learned.segments)
-    return hashlib.sha256(b"".join(array.tobytes() for array in parts)).hexdigest()[:16]
 
 
 def _asks_for_time(tokenizer: Tokenizer) -> bool:

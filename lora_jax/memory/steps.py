@@ -13,6 +13,7 @@ import optax
 
 from lora_jax import quantize, transformer
 from lora_jax.adapters.base import Tree, combine, count, is_adapter, parts_of
+from lora_jax.errors import InputError
 from lora_jax.memory.setup import Setup
 from lora_jax.training import make_step
 from lora_jax.transformer import Config
@@ -53,6 +54,18 @@ def build(setup: Setup) -> Step:
     loss = partial(kind, setup.config, remat=setup.remat, attention=setup.attention)
     step = make_step(loss, _optimizer(setup, trainable), accumulate=setup.accumulate)
     return Step(loss, step, trainable, opt_state, frozen, batch)
+
+
+def check_length(setup: Setup) -> None:
+    """Raise InputError where the model has fewer positions than a sequence, with what stands before it, needs."""
+    step = build(setup)
+    past = jobs.Job(step.loss, step.trainable, step.frozen).past(setup.config)
+    if (most := setup.config.max_position_embeddings) < setup.length + past:
+        learned = f"and {past:,} learned positions are {setup.length + past:,}, " if past else "is "
+        raise InputError(
+            f"--length {setup.length:,} {learned}more than the {most:,} positions that this model was made for: pass "
+            f"{most - past} or less"
+        )
 
 
 def _optimizer(setup: Setup, trainable: Tree) -> optax.GradientTransformation:

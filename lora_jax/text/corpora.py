@@ -8,10 +8,12 @@ and nothing marks where a poem ends. `verse_passages` finds the verse, `split_ve
 from __future__ import annotations
 
 import gzip
+import hashlib
 import pickletools
 import random
 import re
 import zlib
+from contextlib import suppress
 from itertools import pairwise
 from operator import le
 from pathlib import Path
@@ -59,19 +61,28 @@ def read_lines(path: Path) -> list[str]:
 
 
 def poems() -> list[str]:
-    """The lines of verse, in the order of the books. The first call walks the pickle and keeps plain text beside it."""
+    """The lines of verse, in the order of the books. The first call walks the pickle and keeps plain text beside it.
+
+    The text is checked by its sha256, which is kept beside it too, and made anew where it is another.
+    """
     from lora_jax.files.assets import POEMS, fetch
     from lora_jax.files.atomic import write_bytes
 
     source = Path(fetch(POEMS))
-    plain = source.with_name(source.name + ".txt")
-    if plain.exists():
-        lines = plain.read_bytes().decode("utf-8", "replace").split("\n")
-        if len(lines) == POEM_LINES:
-            return lines
+    plain, checked = (source.with_name(source.name + ending) for ending in (".txt", ".txt.sha256"))
+    with suppress(OSError):
+        data = plain.read_bytes()
+        if checked.read_bytes().split()[:1] == [_digest(data)]:
+            return data.decode().split("\n")
     lines = read_lines(source)
-    write_bytes(plain, "\n".join(lines).encode())
+    data = "\n".join(lines).encode()
+    write_bytes(plain, data)
+    write_bytes(checked, _digest(data) + f"  {plain.name}\n".encode())  # as `sha256sum --check` takes it
     return lines
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
 
 
 # A line of verse opens with a capital (perhaps behind a quotation mark), is at most 63 characters long, and holds none

@@ -30,6 +30,13 @@ class Job:
     frozen: Tree
     rates: Mapping[str, float] = field(default_factory=dict)  # by field of an adapter: how many times the rate
 
+    def past(self, config: Config) -> int:
+        """How many of the model's positions are taken before each sequence: a learned prompt's. From shapes alone."""
+        if self.frozen is None:
+            return 0
+        params, constants = self.frozen
+        return transformer.past_length(config, jax.eval_shape(attach, params, self.trainable, constants))
+
 
 def full_loss(config: Config, trainable: Params, frozen: Tree, batch: Batch, **options: Any) -> Any:
     return transformer.loss(config, trainable, batch, **options)
@@ -100,7 +107,14 @@ def learning_rate(method: str) -> float:
 
 
 def schedule(rate: float, steps: int, *, warmup: int = 0, decay: bool = False) -> optax.Schedule:
-    """The learning rate of each step: a linear warm-up, then constant or a cosine down to a tenth."""
+    """The learning rate of each step: a linear warm-up, then constant or a cosine down to a tenth.
+
+    Raises InputError for a rate that is not a finite number above 0, and a warm-up that is not over when the run is.
+    """
+    if not 0 < rate < float("inf"):
+        raise InputError(f"the learning rate is {rate}: give a finite number above 0, such as 1e-3")
+    if not 0 <= warmup <= steps:
+        raise InputError(f"a warm-up of {warmup} steps is not 0 to {steps}, the steps of the run: give a shorter one")
     after = (
         optax.cosine_decay_schedule(rate, max(steps - warmup, 1), alpha=0.1) if decay else optax.constant_schedule(rate)
     )

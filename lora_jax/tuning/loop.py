@@ -18,13 +18,12 @@ from lora_jax.errors import InputError
 from lora_jax.files import checkpoint as checkpoints
 from lora_jax.training import Tree, evaluate, make_step
 from lora_jax.transformer import Batch, Loss
-from lora_jax.tuning import optimizers
+from lora_jax.tuning import finite, optimizers
+from lora_jax.tuning.finite import NonFiniteLoss
+
+__all__ = ["NonFiniteLoss", "State", "fit"]
 
 NO_STEP = 2**32 - 1  # what is folded into the key where a step's number is not
-
-
-class NonFiniteLoss(InputError):
-    """Training stopped because the loss was no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,11 @@ def fit(
     "stochastic" (which draws from `key`) or "nearest": see `tuning/optimizers.py`.
     With a `checkpoint` path the state is written there, atomically, every `checkpoint_every` steps and at the end, and
     a run that finds one there goes on from it; `about` (JSON values) says which run it is, and another's is refused.
-    Raises NonFiniteLoss, leaving the last checkpoint as it was, and InputError.
+    Raises NonFiniteLoss, leaving the last checkpoint as it was, where the loss, the gradient's norm, an evaluation, or
+    what was learned and is about to be kept is not finite; and InputError.
     """
+    if clip_norm is not None and not 0 < clip_norm < float("inf"):
+        raise InputError(f"the bound on the gradient's norm is {clip_norm}: give a finite number above 0, such as 1.0")
     if min(steps, checkpoint_every, 1 if evaluate_every is None else evaluate_every) < 1:
         raise InputError("steps, checkpoint_every and evaluate_every must each be 1 or more")
     own = None if key is None else jax.random.fold_in(key, NO_STEP)
@@ -76,6 +78,7 @@ def fit(
     state = State(0, jax.tree.map(jnp.copy, trainable), _init(optimizer, trainable))
     if checkpoint is not None and Path(checkpoint).exists():
         state = _load(checkpoint, state, about or {})
+        finite.check(state.step, weights=state.trainable, optimizer=state.opt_state)
     step = make_step(loss, optimizer, accumulate=accumulate)
     losses, evaluations = list(state.losses), list(state.evaluations)
     trainable, opt_state = state.trainable, state.opt_state
@@ -85,7 +88,8 @@ def fit(
 
     def look(at: int) -> None:
         if held_out is not None and not any(step == at for step, _ in evaluations):
-            evaluations.append((at, evaluate(loss, trainable, frozen, held_out)))
+            found = evaluate(loss, trainable, frozen, held_out)
+            evaluations.append((at, finite.check_loss(found, at, "held-out text")))
             bar.set_postfix(held_out=f"{evaluations[-1][1]:.3f}")
 
     with _bar(steps, state.step, progress) as bar:
@@ -105,14 +109,16 @@ def fit(
             if not np.isfinite([losses[-1], float(norm)]).all():
                 found = f"the loss is {losses[-1]:.3f} and its gradient's norm {float(norm):.3g}"
                 before = f"{losses[-2]:.3f} before it" if at else "the first"
-                advice = "try a lower learning rate, or clip the gradient's norm to 1.0"
-                raise NonFiniteLoss(f"at step {at + 1} ({before}) {found}: {advice}")
+                raise NonFiniteLoss(f"at step {at + 1} ({before}) {found}: {finite.ADVICE}")
             rate = batch["tokens"].size / (time.perf_counter() - began)
             bar.set_postfix(loss=f"{losses[-1]:.3f}", tokens_per_s=f"{rate:,.0f}", refresh=False)
             bar.update()
+            kept = checkpoint is not None and due(at + 1, checkpoint_every)
+            if kept or due(at + 1, evaluate_every):
+                finite.check(at + 1, weights=trainable, optimizer=opt_state)
             if due(at + 1, evaluate_every):
                 look(at + 1)
-            if checkpoint is not None and due(at + 1, checkpoint_every):
+            if checkpoint is not None and kept:
                 _save(checkpoint, State(at + 1, trainable, opt_state, losses, evaluations), about or {})
     return State(max(state.step, steps), trainable, opt_state, losses, evaluations)
 
@@ -138,12 +144,14 @@ def _load(path: str | Path, like: State, about: Mapping[str, Any]) -> State:
     here = json.loads(json.dumps(dict(about)))
 
     def check(found: Mapping[str, Any]) -> None:
-        for name in sorted({*here, *found["run"]}):
-            if here.get(name) != found["run"].get(name):
-                raise InputError(
-                    f"{path} is a checkpoint of another run: {name} is {found['run'].get(name)!r} there and "
-                    f"{here.get(name)!r} here; give the same settings to go on, or another place to start anew"
-                )
+        other = [name for name in {**here, **found["run"]} if here.get(name) != found["run"].get(name)]
+        if other:
+            first, *more = other
+            too = f" ({', '.join(more)} differ{'s' if len(more) == 1 else ''}, too)" if more else ""
+            raise InputError(
+                f"{path} is a checkpoint of another run: {first} is {found['run'].get(first)!r} there and "
+                f"{here.get(first)!r} here{too}; give the same settings to go on, or another place to start anew"
+            )
 
     (trainable, opt_state), found = checkpoints.load(path, (like.trainable, like.opt_state), check)
     evaluations = [(int(step), float(value)) for step, value in found["evaluations"]]

@@ -153,7 +153,9 @@ def _compile(folder: Path, setup: Setup, target: str) -> dict[str, Any]:
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
     }
-    command = [sys.executable, "-m", "lora_jax.memory.compiled.compile_step", str(folder)]
+    ending_with_us = [str(Path(package, "lora_jax", "files", "child.py")), str(os.getpid())]
+    step = ["-m", "lora_jax.memory.compiled.compile_step", str(folder)]
+    command = [sys.executable, *ending_with_us, sys.executable, *step]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     answer = folder / "answer.json"
     if not answer.exists():

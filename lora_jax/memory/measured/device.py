@@ -14,7 +14,6 @@ import os
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,9 @@ from typing import Any
 import lora_jax
 from lora_jax.adapters import DEFAULT
 from lora_jax.errors import InputError
+from lora_jax.files import child
 from lora_jax.files.atomic import write_bytes
+from lora_jax.files.places import reserve
 from lora_jax.memory import steps, zoo
 from lora_jax.memory.compiled.compile_step import setup_from_json
 from lora_jax.memory.measured.run_step import proc
@@ -90,10 +91,30 @@ def measure(
     asked = [(model, method, quantize, words) for model in models] or (CPU_GRID if on_cpu else GPU_GRID)
     setups = expand(asked, dtype)
     out = out or FOLDER / f"memory_{short_name(made_by)}.json"
-    rows, known = [], _known(out, made_by)
     again = {"model": list(models), "method": method, "quantize": quantize, "dtype": dtype} | words
     command = _command(made_by, again if models else {})
-    say(f"{len(setups)} steps on {made_by['device']} ({made_by['platform']}); the record goes to {out}")
+    with reserve(out, "file"):
+        known = _known(out, made_by)
+        say(f"{len(setups)} steps on {made_by['device']} ({made_by['platform']}); the record goes to {out}")
+        table = _measure(say, setups, known, made_by, command, out)
+    found = table["summary"]
+    if found["measured"]:
+        off = f"median {found['median']:.2%} off, worst {found['worst']:.2%}"
+        say(f"planned against used: {off}; {found['failed']} of {found['measured'] + found['failed']} failed")
+    return table | {"out": str(out)}
+
+
+def _measure(
+    say: Say,
+    setups: list[tuple[str, Setup]],
+    known: list[dict[str, Any]],
+    made_by: dict[str, Any],
+    command: str,
+    out: Path,
+) -> dict[str, Any]:
+    """The table of all rows, written to `out` after each step."""
+    rows: list[dict[str, Any]] = []
+    table: dict[str, Any] = {}
     for model, setup in setups:
         described = json.loads(json.dumps(dataclasses.asdict(setup)))
         same = [row for row in known if row["model"] == model and row["setup"] == described]
@@ -104,13 +125,9 @@ def measure(
             row = about | run(described, made_by["platform"])
         rows.append(row)
         say(f"{title(row)}: {outcome(row)}")
-        table: dict[str, Any] = {"made_by": made_by, "summary": summary(rows + known), "rows": rows + known}
+        table = {"made_by": made_by, "summary": summary(rows + known), "rows": rows + known}
         write_bytes(out, (json.dumps(table, indent=1) + "\n").encode())
-    found = table["summary"]
-    if found["measured"]:
-        off = f"median {found['median']:.2%} off, worst {found['worst']:.2%}"
-        say(f"planned against used: {off}; {found['failed']} of {found['measured'] + found['failed']} failed")
-    return table | {"out": str(out)}
+    return table
 
 
 def expand(rows: Rows, dtype: str) -> list[tuple[str, Setup]]:
@@ -121,7 +138,7 @@ def expand(rows: Rows, dtype: str) -> list[tuple[str, Setup]]:
         one = Setup(zoo.config(model), method or DEFAULT, options, quantize, dtype=dtype, **words)
         found += [(model, setup) for setup in (ways(one).values() if method is None else [one])]
     for _, setup in found:
-        steps.build(setup)
+        steps.check_length(setup)
     return found
 
 
@@ -180,7 +197,7 @@ def _part(folder: Path, part: str, question: dict[str, Any], platform: str | Non
     }
     if platform == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
-    command = [sys.executable, "-m", "lora_jax.memory.measured.run_step", str(folder), part]
+    command = child.command(["-m", "lora_jax.memory.measured.run_step", str(folder), part])
     options: dict[str, Any] = {"env": environment, "capture_output": True, "text": True, "errors": "replace"}
     try:
         done = subprocess.run(command, timeout=PATIENCE, check=False, **options)
