@@ -4,7 +4,10 @@ import ast
 import csv
 import functools
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from exercises.sixty import BROKEN, HEALTHY, IDS, MENTIONED, a_class
@@ -21,20 +24,24 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="na
 
 
 @pytest.fixture
-def sixty(tmp_path, monkeypatch):
-    """The folder, in which `u4` cannot be read, not even by root."""
+def sixty(monkeypatch):
+    """The folder, in which `u4` cannot be read, not even by root.
+
+    It is not pytest's own, which pytest deletes by recursion: what a killed test leaves here is too deep for that.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="class-"))
     opened = os.open
 
     def refuse(path, *arguments, **options):
-        if os.fspath(path) == str(tmp_path / "class" / "u4" / "hw.ipynb"):
+        if os.fspath(path) == str(folder / "u4" / "hw.ipynb"):
             raise PermissionError(13, "Permission denied", path)
         return opened(path, *arguments, **options)
 
-    (tmp_path / "class").mkdir()
-    with a_class(tmp_path / "class") as folder:
+    with a_class(folder):
         monkeypatch.setattr(os, "open", refuse)
         yield folder
         monkeypatch.undo()
+    shutil.rmtree(folder)
 
 
 @functools.cache

@@ -83,6 +83,24 @@ def test_the_classs_folder_itself_must_be_readable():
             find(folder / "class")
 
 
+def test_a_folder_that_cannot_be_is_none(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    for name, says in (
+        ("x" * 300, "there is no folder"),
+        ("loop", "is not a folder"),
+        ("file/x", "there is no folder"),
+    ):
+        with pytest.raises(InputError, match=says):
+            find(tmp_path / name)
+    with nobody() as (folder, become):
+        (folder / "in" / "class").mkdir(parents=True)
+        (folder / "in").chmod(0)
+        become()
+        with pytest.raises(InputError, match="there is no folder"):
+            find(folder / "in" / "class")
+
+
 def test_what_goes_away_between_two_looks_is_told(tmp_path, monkeypatch):
     fill(tmp_path, {"anna.ipynb": GOOD})
     listed = os.listdir
@@ -228,19 +246,22 @@ def test_pictures_hide_no_notebook(tmp_path):
     assert said.endswith("; and 495 files of other kinds")
 
 
-def test_folders_in_folders_end_somewhere(tmp_path):
-    nest(os.fsencode(tmp_path / "anna"), 1200)
+def test_folders_in_folders_end_somewhere():
+    """In a folder of its own: what a killed test leaves is too deep for pytest to delete."""
+    folder = Path(tempfile.mkdtemp(prefix="class-"))
+    nest(os.fsencode(folder / "anna"), 1200)
     try:
         deepest = "/".join(["anna", *["deep"] * 20])
-        fill(tmp_path, {f"{deepest}/20.py": b"a = 1", f"{deepest}/deep/21.py": b"b = 1"})
-        one = only(tmp_path)
+        fill(folder, {f"{deepest}/20.py": b"a = 1", f"{deepest}/deep/21.py": b"b = 1"})
+        one = only(folder)
         assert [file.name for file in one.files] == ["20.py"]
         assert one.remarks == ("not read: folders more than 20 deep: put the answers into the first",)
         assert read_files(one) == ([("20.py", b"a = 1")], [])
-        os.remove(tmp_path / deepest / "20.py")
-        os.remove(tmp_path / deepest / "deep" / "21.py")
     finally:
-        unnest(os.fsencode(tmp_path / "anna"), 1200)
+        for name in ("20.py", "deep/21.py"):
+            (folder / deepest / name).unlink(missing_ok=True)
+        unnest(os.fsencode(folder / "anna"), 1200)
+        folder.rmdir()
 
 
 def test_a_path_that_is_too_long_is_told(tmp_path):

@@ -195,7 +195,7 @@ DEEP = {
     "digits": "x = " + "1" * 5_000,
     "zeros": "\0" * 1_000,
     "timed": "%%timeit\nx = 1" + "+1" * 100_000,
-    "guarded": "if __name__ == '__main__'" + " + 1" * 3_000 + ":\n    x = 1",
+    "guarded": "if __name__ == '__main__'" + " + 1" * 100_000 + ":\n    x = 1",
 }
 # Python reads these; what Python can do with them, the extractor must be able to do too.
 LONG = {

@@ -101,6 +101,8 @@ def test_a_row_says_what_was_wrong_and_blames_the_machine_where_it_is_at_fault()
     assert not_judged(found) == ["3.3", "3.4"]
     said = row("x", {"3.2": Outcome(NOT_YET, "3.2 could not be judged: says the submission")}, ["3.2 could not be"])
     assert not_judged(said) == []
+    named = row("x", {"3.2": Outcome(NOT_YET, "no")}, ["3.2 could not be judged: x.zip is a zip file"])  # a file's name
+    assert not_judged(named) == []
 
 
 def test_the_summary_counts_what_the_machine_is_to_blame_for(tmp_path):

@@ -50,8 +50,8 @@ def find(folder: Path) -> list[Submission]:
     What systems put there by themselves is none. Whatever an entry is, it is one of these; InputError is raised where
     there is none at all, and where `folder` cannot be read.
     """
-    if not folder.is_dir():
-        what = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
+    if not os.path.isdir(folder):
+        what = f"{folder} is not a folder" if os.path.lexists(folder) else f"there is no folder {folder}"
         raise InputError(f"{what}: give one with a folder or a file for each submission")
     try:
         names = sorted(name for name in os.listdir(folder) if not is_systems(name))
@@ -81,8 +81,9 @@ def read_files(submission: Submission) -> tuple[list[tuple[str, bytes]], list[st
     for path in files[:MAX_FILES]:
         try:
             with open_file(path) as file:
-                data = file.read(min(MAX_FILE, MAX_ALL - read) + 1)
-                size = max(len(data), os.fstat(file.fileno()).st_size)
+                size = os.fstat(file.fileno()).st_size
+                data = b"" if size > MAX_FILE else file.read(min(MAX_FILE, MAX_ALL - read) + 1)
+                size = max(size, len(data))  # it may be growing
         except OSError as error:
             remarks.append(f"not read: {cannot_be_read(path, error)}")
             continue

@@ -109,9 +109,8 @@ def is_stub(node: ast.stmt) -> bool:
     if not isinstance(node, ast.FunctionDef):
         return False
     for line in node.body:
-        if isinstance(line, ast.Raise) and any(
-            isinstance(inside, ast.Name) and inside.id == "NotImplementedError" for inside in ast.walk(line)
-        ):
+        names = {getattr(inside, "id", getattr(inside, "attr", "")) for inside in ast.walk(line)}
+        if isinstance(line, ast.Raise) and "NotImplementedError" in names:
             return True
         if any(isinstance(inside, ast.Return) for inside in ast.walk(line)):
             return False
