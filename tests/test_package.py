@@ -29,6 +29,7 @@ HEAVY = {
 # room; `__init__` is the public face.
 BELOW = {
     "errors": "",
+    "untrusted": "errors",
     "weights": "",
     "rope": "",
     "attention": "errors weights",

@@ -1,0 +1,84 @@
+"""The fields of a JSON object by type and range: whatever stands there instead is one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora_jax.errors import InputError
+from lora_jax.untrusted.json_text import shown
+
+LARGEST = 2**31 - 1  # no size of a model is larger, and what is counted with it fits 64 bits
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of one object. A field that is null or absent has its default, and without one is refused.
+
+    Each method raises InputError that names where the object stands, the field, what it is and what it must be.
+    """
+
+    found: Mapping[str, Any]
+    where: str
+
+    def integer(self, name: str, default: int | None = None, *, low: int = 1, high: int = LARGEST) -> int:
+        """A whole number from `low` to `high`; neither a truth value nor 3.0."""
+        value = self._get(name, default)
+        if type(value) is not int or not low <= value <= high:
+            raise self._wrong(name, value, f"a whole number of {low:,} to {high:,}")
+        return value
+
+    def number(self, name: str, default: float | None = None, *, above: float = -math.inf,
+               low: float = -math.inf, below: float = math.inf, high: float = math.inf) -> float:  # fmt: skip
+        """A finite number above `above`, at least `low`, below `below` and at most `high`, as a float."""
+        value = self._get(name, default)
+        if is_number(value) and above < value < below and low <= value <= high:
+            return float(value)
+        limits = [f"above {above:g}"] * (above > -math.inf) + [f"of {low:g} or more"] * (low > -math.inf)
+        limits += [f"below {below:g}"] * (below < math.inf) + [f"of at most {high:g}"] * (high < math.inf)
+        raise self._wrong(name, value, " ".join(["a finite number", " and ".join(limits)]).strip())
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        """True or false; not 1, and not "false"."""
+        value = self._get(name, default)
+        if type(value) is not bool:
+            raise self._wrong(name, value, "true or false")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A text."""
+        value = self._get(name, default)
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "a text")
+        return value
+
+    def object(self, name: str, default: Mapping[str, Any] | None = None) -> Fields:
+        """The fields of an object inside this one."""
+        value = self._get(name, default)
+        if not isinstance(value, Mapping):
+            raise self._wrong(name, value, "an object")
+        return Fields(value, f"{self.where}: {name}")
+
+    def has(self, name: str) -> bool:
+        """Whether the field stands there and is not null."""
+        return self.found.get(name) is not None
+
+    def _get(self, name: str, default: Any) -> Any:
+        value = self.found.get(name)
+        if value is None and default is None:
+            stands = "is null" if name in self.found else "is not there"
+            raise InputError(f"{self.where}: {name} {stands}, and is needed")
+        return default if value is None else value
+
+    def _wrong(self, name: str, value: Any, right: str) -> InputError:
+        return InputError(f"{self.where}: {name} is {shown(value)}, and must be {right}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, not a truth value, and finite as a float too."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number that is larger than any float
+        return False
