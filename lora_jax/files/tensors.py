@@ -109,7 +109,10 @@ def metadata(path: str | Path) -> dict[str, str]:
 
 
 def check_finite(array: np.ndarray, name: str, where: str | Path) -> None:
-    """Raise InputError where an array has numbers that are none: NaN, or infinities."""
+    """Raise InputError where an array has numbers that are none: NaN, or infinities, also as JAX's float32."""
+    if array.dtype == np.float64:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
     floating = array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
     if floating and not np.isfinite(array).all():
         raise InputError(f"{where}: {name} holds numbers that are not finite (NaN or infinity): train or fetch it anew")
@@ -151,11 +154,12 @@ def _header(file: binary.Binary) -> tuple[dict[str, Entry], dict[str, str]]:
             raise ValueError("it ends before its header does")
         if count > HEADER_BYTES:
             raise ValueError(f"its header has {count:,} bytes, and at most {HEADER_BYTES:,} are read")
-        data = file.read(8, count)
-        with safe_open(file.path, framework="np"):
-            pass
-        said = json_text.an_object(json_text.loads(bytes(data), "its header"), "its header")
+        said = json_text.an_object(json_text.loads(bytes(file.read(8, count)), "its header"), "its header")
         metadata = said.pop("__metadata__", None) or {}
+        if sum(one["data_offsets"][1] - one["data_offsets"][0] for one in said.values()) != file.size - 8 - count:
+            raise ValueError("its tensors and the bytes behind its header are not as many")
+        with safe_open(file.path, framework="np"):  # it maps the file, and reads no more than the header
+            pass
         entries = {}
         for name, one in said.items():
             start, end = one["data_offsets"]

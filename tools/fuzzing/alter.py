@@ -48,6 +48,8 @@ def _once(data: bytes, kind: str, rng: Random) -> bytes:
         return _number(data, rng)
     known = {
         "json": alter_json.document,
+        "notebook": alter_json.document,
+        "reply": alter_json.document,
         "jsonl": alter_json.lines,
         "safetensors": alter_binary.safetensors,
         "gguf": alter_binary.gguf,

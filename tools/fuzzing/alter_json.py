@@ -23,13 +23,13 @@ VALUES: tuple[Any, ...] = (
 
 
 def document(data: bytes, rng: Random) -> bytes:
-    """One JSON text, altered in one place; broken text is given a bracket more."""
+    """One JSON text, altered in one place; broken or very deep text is given a bracket more."""
     try:
         found = json.loads(data, object_pairs_hook=lambda pairs: Pairs([list(pair) for pair in pairs]))
+        return dumps(change(found, rng)).encode("utf-8", "surrogatepass")
     except (ValueError, RecursionError):
         at = rng.randrange(len(data) + 1)
         return data[:at] + rng.choice((b"[", b"}", b'"', b",", b"[" * 5000)) + data[at:]
-    return dumps(change(found, rng)).encode("utf-8", "surrogatepass")
 
 
 def lines(data: bytes, rng: Random) -> bytes:

@@ -153,7 +153,7 @@ def wheel(folder: Path) -> Any:
 
     path, target = folder / "verse-1.0-py3-none-any.whl", folder / "out"
     target.unlink(missing_ok=True)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = assets._sha256(path) if path.is_file() and path.stat().st_size < 2**30 else ""
     member = hashlib.sha256(VERSE).hexdigest()
     asset = assets.Asset("verse", "verse", "1.0", found, 20_000, "verse/data.bin", member, "MIT", "lines")
     if trouble := assets._extract(asset, path, target):
@@ -363,9 +363,9 @@ def _formats() -> dict[str, Format]:
             )
         ),  # fmt: skip
         ("stories", "data", "stories.jsonl.gz", "jsonl.gz", told),
-        ("notebook handed in", "data", "answer.ipynb", "json", partial(handed_in, file="answer.ipynb")),
+        ("notebook handed in", "data", "answer.ipynb", "notebook", partial(handed_in, file="answer.ipynb")),
         *((f"{f} handed in", "data", f, "python", partial(handed_in, file=f)) for f in ("answer.py", "percent.py")),
-        ("a submission's reply", "data", "reply.json", "json", reply),
+        ("a submission's reply", "data", "reply.json", "reply", reply),
         ("poems' pickle", "poems", "data.pkl.compress", "pickle.gz", verse),
         ("wheel", "wheel", "verse-1.0-py3-none-any.whl", "zip", wheel),
     ]
