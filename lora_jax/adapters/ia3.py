@@ -17,6 +17,7 @@ from lora_jax.adapters import placement
 from lora_jax.adapters.base import Adapter, Tree, partition
 from lora_jax.adapters.method import Method, Option, PeftFormat
 from lora_jax.errors import InputError
+from lora_jax.untrusted.fields import Setting
 from lora_jax.weights import Biased, dense, pytree, split_bias
 
 
@@ -136,7 +137,7 @@ METHOD = Method(
         settings=settings,
         adapter=from_peft,
         trains=frozenset({"inputs", "outputs"}),
-        fields={"feedforward_modules": ([], list | str)},
+        fields={"feedforward_modules": Setting([], list | str)},
         refused=("fan_in_fan_out",),
     ),
 )

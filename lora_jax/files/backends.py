@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lora_jax.errors import InputError
+from lora_jax.files.tokenizer_file import told
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _AFTER_GPT2 = (
@@ -102,10 +102,9 @@ def _bpe(
     from tokenizers import AddedToken, Tokenizer
 
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    try:
+    with told("the tokenizer's merges do not fit its tokens"):
         backend = Tokenizer(model(vocab=vocabulary, merges=list(merges), **how))
-    except Exception as error:  # the library raises bare Exception
-        raise InputError(f"the tokenizer's merges do not fit its tokens ({error}).") from error
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    backend.add_tokens([AddedToken(token, normalized=False) for token in added])
+    with told("the tokenizer's special tokens cannot be added to its tokens"):
+        backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+        backend.add_tokens([AddedToken(token, normalized=False) for token in added])
     return backend

@@ -1,19 +1,21 @@
 """Chat templates: the Jinja programs that tokenizers carry, run as `transformers` runs them.
 
-The source of what a template may use: https://huggingface.co/docs/transformers/chat_templating. The same template and
-messages give the same text, byte for byte.
+The same template and messages give the same text, byte for byte. A template is a program of whoever made the model, and
+Jinja's sandbox keeps it from files and objects, not from loops without end or `'a' * 3000000000`; what may allocate are
+operators, filters and methods by the dozen. So it runs in a process of its own with limits, one for all conversations.
 """
 
 from __future__ import annotations
 
-import json
-import traceback
+import pickle
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
+from lora_jax.untrusted.child import Child, Ended, lasting
 
 Messages = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]  # the characters [start, end) of a text
@@ -22,6 +24,9 @@ Span = tuple[int, int]  # the characters [start, end) of a text
 PLAIN = """{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + eos_token }}{% else %}\
 {% if m['role'] == 'user' %}{{ '### Instruction:\n' }}{% endif %}{{ m['content'] + '\n\n' }}\
 {% if m['role'] == 'user' %}{{ '### Response:\n' }}{% endif %}{% endif %}{% endfor %}"""
+
+PROGRAM = Path(__file__).with_name("rendering.py")
+SECONDS = 1.0  # of the processor's time, for one conversation
 
 # Noncharacters of Unicode, put round what `{% generation %}` encloses.
 _START, _END = "\ufdd0", "\ufdd1"
@@ -87,71 +92,30 @@ def _render(
     names: Mapping[str, str],
     marks: tuple[str, str],
 ) -> str:
-    import jinja2
-
     if not messages:
         raise InputError("there is no message for the chat template: give at least one")
+    question = {
+        "template": template,
+        "messages": [{key: value for key, value in message.items() if value is not None} for message in messages],
+        "opened": opened,
+        "now": now or datetime.now(),
+        "marks": marks,
+        "names": dict(names),
+    }
     try:
-        return _compile(template).render(
-            messages=[{key: value for key, value in message.items() if value is not None} for message in messages],
-            tools=None,
-            documents=None,
-            add_generation_prompt=opened,
-            strftime_now=(now or datetime.now()).strftime,
-            _marks=marks,
-            **names,
-        )
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(
-            f"line {error.lineno} of the chat template cannot be read by Jinja ({_said(error)})"
-        ) from error
-    except Exception as error:  # a template is a program: whatever it stumbles over, these messages made it
-        where = f"line {line} of the chat template" if (line := _line(error)) else "the chat template"
-        raise InputError(f"{where} refused these messages ({_said(error)})") from error
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _line(error: Exception) -> int | None:
-    """The template's line that raised it: Jinja puts the template's own lines into the traceback."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return next((line for frame, line in reversed([*frames]) if frame.f_code.co_filename == "<template>"), None)
+        found = _renderer().ask(question, SECONDS)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(f"a message holds what is no plain data ({error})") from error
+    except Ended as ended:
+        raise InputError(f"the chat template refused these messages ({ended})") from ended
+    if "text" in found:
+        return found["text"]
+    where = f"line {found['line']} of the chat template" if found["line"] else "the chat template"
+    if "unread" in found:
+        raise InputError(f"{where} cannot be read by Jinja ({found['said']})")
+    raise InputError(f"{where} refused these messages ({found['said']})")
 
 
 @cache
-def _compile(template: str) -> Any:
-    import jinja2
-    import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(jinja2.ext.Extension):
-        """`{% generation %}` ... `{% endgeneration %}`: text that the assistant wrote."""
-
-        tags = frozenset({"generation"})  # type: ignore[assignment]
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            mark = self.call_method("_mark", [jinja2.nodes.ContextReference()])
-            return jinja2.nodes.CallBlock(mark, [], [], body).set_lineno(line)
-
-        def _mark(self, context: Any, caller: Any) -> str:
-            start, end = context["_marks"]
-            return f"{start}{caller()}{end}"
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:  # Jinja's own would escape HTML
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    environment.globals["raise_exception"] = raise_exception
-    environment.filters["tojson"] = tojson
-    return environment.from_string(template)
+def _renderer() -> Child:
+    return lasting(PROGRAM)

@@ -51,8 +51,6 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         return None if (index := id_of(key)) is None else tokens[index]
 
     whole = {"special": typed(CONTROL, UNKNOWN), "added": typed(USER_DEFINED)}
-    if "" in tokens:
-        raise InputError(f"{path}: {of('tokens')} holds an empty text at {tokens.index('')}, which no token can be")
     if kind == "llama":
         if sum(len(token) ** 2 for token in tokens) > SPM_WORK:
             raise InputError(f"{path}: {of('tokens')} holds tokens that are too long for SentencePiece's BPE")

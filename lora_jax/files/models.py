@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 from lora_jax.errors import InputError
 from lora_jax.files import assets, gguf, huggingface
 from lora_jax.transformer import Config, Params
+from lora_jax.untrusted import files
 
 FETCHED = {"smollm2-135m": assets.SMOLLM2}
 BESIDE = {"stories-2.8m": Path(__file__).parents[1] / "data" / "stories-2.8m"}  # part of the package (`pretraining.py`)
+SUMS = "SHA256SUMS"  # beside such a model's files, as `sha256sum` writes and checks it
 BUILT_IN = (*FETCHED, *BESIDE)
 
 
@@ -37,13 +40,23 @@ def _source(name: str | Path) -> str | Path:
     if str(name) in FETCHED:
         return assets.fetch(FETCHED[str(name)])
     if str(name) in BESIDE:
-        return BESIDE[str(name)]
+        return _unchanged(BESIDE[str(name)])
     if not Path(name).exists() and (_is_gguf(name) or str(name).count("/") != 1 or str(name).startswith((".", "/"))):
         raise InputError(
             f"there is no model {str(name)!r}: give {', '.join(BUILT_IN)}, a .gguf file, a folder with config.json and "
             "model.safetensors, or a hub id such as owner/name"
         )
     return name
+
+
+def _unchanged(folder: Path) -> Path:
+    """The folder of a model that came with the package, each of its files held against its checksum, where they stand there."""
+    sums = folder / SUMS
+    for line in files.read_text(sums).splitlines() if sums.exists() else ():
+        summed, name = line.split()
+        if hashlib.sha256(files.read_bytes(folder / name)).hexdigest() != summed:
+            raise InputError(f"{folder / name} is not what came with the package: install the package again")
+    return folder
 
 
 def _is_gguf(name: str | Path) -> bool:

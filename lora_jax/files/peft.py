@@ -7,7 +7,6 @@ A name here, "layers.3.self_attn.q_proj", is the module's path in Hugging Face's
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,11 @@ from lora_jax.adapters import METHODS, placement
 from lora_jax.adapters.base import Tree, partition
 from lora_jax.adapters.method import PeftFormat
 from lora_jax.errors import InputError
-from lora_jax.files import atomic, tensors
+from lora_jax.files import atomic, peft_config, tensors
 from lora_jax.weights import dense
 
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-FIELDS: dict[str, tuple[Any, Any]] = {  # where adapters stand: PEFT's default and the type that it must have
-    "target_modules": ([], list | str),
-    "exclude_modules": ([], list | str),
-    "layers_to_transform": ([], list | int),
-}
-REFUSED = ("modules_to_save",)  # whatever the method: it would train weights of the base
 
 
 def save_adapter(
@@ -73,15 +66,16 @@ def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
     Raises InputError for a missing or broken file, another method, a missing or unexpected tensor, and a base that the
     adapter does not fit.
     """
-    form, settings = _read_config(Path(folder) / CONFIG)
-    arrays, _ = tensors.read(Path(folder) / WEIGHTS, tensors.FLOATING)
+    form, settings = peft_config.read(Path(folder) / CONFIG)
     places = {form.entry: lambda: base["embed_tokens"]} if form.entry else placement.matrices(base)
+    settings = peft_config.at(settings, [_path(name) for name in places], Path(folder) / CONFIG)
+    arrays, _ = tensors.read(Path(folder) / WEIGHTS, tensors.FLOATING)
     _take_copies(folder, base, arrays)
     named = {}
     for name, weight in places.items():
         path = _path(name)
         own = {key.removeprefix(_key(path, "")): key for key in arrays if key.startswith(_key(path, ""))}
-        if not own and path and not _targeted(settings, path):
+        if not own and path and path not in settings["targeted"]:
             continue
         found = {part: arrays.pop(key) for part, key in own.items()}
         try:
@@ -164,58 +158,3 @@ def _targets(base: Tree, named: Mapping[str, Any]) -> list[str]:
     missing = {name.rsplit(".", 1)[-1] for name in placement.matrices(base) if name not in named}
     short = {name.rsplit(".", 1)[-1] for name in at_weights} - missing
     return sorted(short) + [_path(name) for name in at_weights if name.rsplit(".", 1)[-1] in missing]
-
-
-def _targeted(settings: Mapping[str, Any], path: str) -> bool:
-    """Whether PEFT adapts the module: targets are names, whole or their last parts, or one regex for the whole path."""
-
-    def among(targets: str | list[str]) -> bool:
-        if isinstance(targets, str):
-            return re.fullmatch(targets, path) is not None
-        return any(path == target or path.endswith(f".{target}") for target in targets)
-
-    targets, layers = settings["target_modules"], settings["layers_to_transform"]
-    if among(settings["exclude_modules"]) or not among(targets):
-        return False
-    if isinstance(targets, str) or path in targets or layers == []:
-        return True
-    layer = re.match(r"model\.layers\.(\d+)\.", path)
-    return layer is not None and int(layer[1]) in (layers if isinstance(layers, list) else [layers])
-
-
-def _read_config(path: Path) -> tuple[PeftFormat, dict[str, Any]]:
-    """The format that the file says, and its settings, each of the type that PEFT gives it."""
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"there is no {path.name} in {path.parent}: it is not an adapter in PEFT's format") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-    forms = [
-        method.peft
-        for method in METHODS.values()
-        if isinstance(config, dict) and all(config.get(name) == value for name, value in method.peft.marks.items())
-    ]
-    if not forms:
-        known = ", ".join(dict.fromkeys(str(method.peft.marks["peft_type"]) for method in METHODS.values()))
-        raise InputError(f"{path}: this adapter's peft_type is {kind!r}, and those that can be read are {known}")
-    form = max(forms, key=lambda form: len(form.marks))  # a method that is another one with a flag set
-    refused = [name for name in (*form.refused, *REFUSED) if config.get(name)]
-    refused += [f"{name}={config[name]!r}" for name, known in form.plain.items() if config.get(name) not in known]
-    if refused:
-        raise InputError(f"{path}: {', '.join(refused)} is set, which is not understood here")
-    fields = FIELDS | dict(form.fields)
-    found = {name: default if config.get(name) is None else config[name] for name, (default, _) in fields.items()}
-    for name, (_, of) in fields.items():
-        if not isinstance(found[name], of) or isinstance(found[name], bool) != (of is bool):
-            raise InputError(f"{path}: {name} is {found[name]!r}, which is not of the type that it has in PEFT")
-        if isinstance(found[name], dict) and not all(isinstance(value, int | float) for value in found[name].values()):
-            raise InputError(f"{path}: {name} is {found[name]!r}, but its values must be numbers")
-    try:
-        for pattern in (key for value in found.values() if isinstance(value, dict) for key in value):
-            re.compile(pattern)
-        _targeted(found, "")
-    except re.error as error:
-        raise InputError(f"{path}: {error.pattern!r} is not a regular expression: {error}") from error
-    return form, found

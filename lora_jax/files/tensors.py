@@ -168,7 +168,7 @@ def _header(file: binary.Binary) -> tuple[dict[str, Entry], dict[str, str]]:
                 raise ValueError(f"{name} is {entry.dtype}{list(entry.shape)} and has {entry.count} bytes")
             entries[name] = entry
         return entries, metadata
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, IndexError, TypeError) as error:
         raise ValueError(str(error)) from error
 
 

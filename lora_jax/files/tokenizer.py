@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax.errors import InputError
-from lora_jax.files import atomic, chat_template, special_tokens
+from lora_jax.files import atomic, chat_template, special_tokens, tokenizer_file
 from lora_jax.files.backends import SPLITS, byte_level
 from lora_jax.files.chat_template import Messages, Span
+from lora_jax.files.tokenizer_file import told
+from lora_jax.untrusted import files as untrusted
 
 __all__ = ["SPLITS", "Encoding", "Tokenizer", "byte_level", "with_plain_template"]
+
+FAILED = "the tokenizer cannot encode this text"
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,21 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """`encode` of each text, in parallel."""
-        found = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        with told(FAILED):
+            found = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [_opened(encoding).ids for encoding in found]
 
     def encoding(self, text: str, add_special_tokens: bool = True) -> Encoding:
         """`encode`, and which characters of the text each token stands for."""
-        return _opened(self.backend.encode(text, add_special_tokens=add_special_tokens))
+        with told(FAILED):
+            found = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        return _opened(found)
 
     def decode(self, ids: Any, skip_special: bool = True) -> str:
         """The text of token ids (any sequence of integers), special tokens left out unless asked for."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+        numbers = [int(i) for i in ids]
+        with told("the tokenizer cannot decode these ids"):
+            return self.backend.decode(numbers, skip_special_tokens=skip_special)
 
     @property
     def vocab_size(self) -> int:
@@ -148,15 +157,10 @@ class Tokenizer:
         Those files are `tokenizer_config.json` (or the older `special_tokens_map.json`), `chat_template.jinja`, and for
         the tokens that end a text `generation_config.json` and `config.json`; none of them need be there.
         """
-        from tokenizers import Tokenizer as Backend
-
         path, beside = Path(folder) / "tokenizer.json", Path(folder) / "tokenizer_config.json"
-        try:
-            backend = Backend.from_str(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise InputError(f"{folder} has no tokenizer.json: give a folder that has one.") from error
-        except Exception as error:  # the library raises bare Exception
-            raise InputError(f"{path} is not a readable tokenizer ({error}).") from error
+        if not untrusted.exists(path):
+            raise InputError(f"{folder} has no tokenizer.json: give a folder that has one.")
+        backend = tokenizer_file.load(path)
         settings = special_tokens.read_json(Path(folder) / "special_tokens_map.json") | special_tokens.read_json(beside)
         names = special_tokens.names(settings, beside)
         special_tokens.add(backend, special_tokens.named(settings, beside))
@@ -166,8 +170,8 @@ class Tokenizer:
             names.pop("bos_token", None),
             names.pop("eos_token", None),
             names.pop("pad_token", None),
-            chat_template=template.read_text(encoding="utf-8")
-            if template.is_file()
+            chat_template=untrusted.read_text(template)
+            if untrusted.exists(template)
             else chat_template.choose(settings.get("chat_template"), str(beside)),
             ends=special_tokens.ends(Path(folder)),
             others=names,

@@ -37,8 +37,8 @@ def read_lines(path: Path) -> list[str]:
     before: list[tuple[str, Any]] = [("", None)] * 2  # the two operations before this one, MEMOIZE and FRAME aside
     try:
         with binary.opened(path) as source, gzip.GzipFile(fileobj=source.file) as file:  # type: ignore[arg-type]
-            data = file.read(TABLE_BYTES + 1)
-        if len(data) > TABLE_BYTES:
+            data = file.read(TABLE_BYTES + 1) if source.size <= TABLE_BYTES else b""
+        if max(source.size, len(data)) > TABLE_BYTES:
             raise InputError(f"{path} unpacks to more than {TABLE_BYTES:,} bytes: delete it and fetch it again")
         for opcode, argument, _ in pickletools.genops(data):
             name = opcode.name

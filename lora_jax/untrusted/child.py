@@ -40,7 +40,8 @@ class Child:
 
     def __init__(self, program: str | Path, memory: int = MEMORY) -> None:
         self.program, self.memory = str(program), memory
-        self._forget()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Child:
         return self
@@ -123,8 +124,7 @@ class Child:
 
     def _forget(self) -> None:
         """Know of no process: in a fork of this one, the child answers its parent alone."""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
+        self._process, self._lock = None, threading.Lock()
 
 
 def lasting(program: str | Path) -> Child:

@@ -76,3 +76,25 @@ def size(path: str | Path) -> str:
         return f"{os.stat(path).st_size:,} bytes"
     except OSError:
         return "too many bytes"
+
+
+def exists(path: str | Path) -> bool:
+    """Whether something stands under a name; no name is too long or too odd to ask."""
+    return _mode(path) != 0
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder stands under a name."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a file stands under a name, and nothing else."""
+    return stat.S_ISREG(_mode(path))
+
+
+def _mode(path: str | Path) -> int:
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0

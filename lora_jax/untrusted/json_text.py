@@ -46,6 +46,14 @@ def an_object(found: Any, where: str) -> dict[str, Any]:
     return found
 
 
+def read_numbers(text: str) -> dict[str, Any]:
+    """The object on a command line that gives numbers to names. Raises InputError for anything else."""
+    found = an_object(loads(text, "it"), "it")
+    if odd := [value for value in found.values() if type(value) not in (int, float)]:
+        raise InputError(f"it gives {shown(odd[0])}, where a number should be")
+    return found
+
+
 def loads(
     text: str | bytes, where: str, *, non_finite: bool = False, depth: int = MAX_DEPTH, values: int = MAX_VALUES
 ) -> Any:
@@ -60,7 +68,7 @@ def loads(
         return found
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{where}, line {error.lineno}: not readable JSON ({error.msg}, column {error.colno})"
+            f"{where} is not readable JSON (line {error.lineno}, column {error.colno}: {error.msg})"
         ) from error
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: half of a surrogate pair stands in it, which is no letter") from error

@@ -24,12 +24,16 @@ PROGRAM = Path(__file__).with_name("match_patterns.py")
 _PLAIN = re.compile(r"(?:[\w.-]|\\\.)*+")  # there is one way to match it, if there is any
 
 
-def fullmatch(pattern: str, names: Sequence[str]) -> list[str]:
+def fullmatch(pattern: str, names: Sequence[str], what: str = "") -> list[str]:
     """The names that a pattern matches whole, as `re.fullmatch` does.
 
-    Raises InputError where it is no regular expression, or takes more than a second of the processor's time.
+    Raises InputError, which begins with `what`, where it is no regular expression, or takes more than a second of the
+    processor's time.
     """
-    return [names[i] for i in _matched((pattern,), ("{}",), tuple(names))[0]]
+    try:
+        return [names[i] for i in _matched((pattern,), ("{}",), tuple(names))[0]]
+    except InputError as error:
+        raise InputError(f"{what}{error}") from error
 
 
 def resolve(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def _matched(patterns: tuple[str, ...], within: tuple[str, ...], names: tuple[st
                 answers = dict(zip(open_ended, child.ask((asked, names), SECONDS), strict=True))
         except Ended as ended:
             said = shown(asked[0][0]) if len(asked) == 1 else f"one of {', '.join(shown(p) for p, _ in asked[:3])}"
-            raise InputError(f"the pattern {said} cannot be matched with names of modules: {ended}") from ended
+            raise InputError(f"{said} cannot be matched with names of modules: {ended}") from ended
     for i, answer in answers.items():
         if isinstance(answer, str):
             raise InputError(f"{shown(patterns[i])} is not a regular expression: {answer}")

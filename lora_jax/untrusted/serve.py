@@ -4,6 +4,7 @@
 is a pickle, which the parent wrote; an answer is JSON, in which nothing can run. Each stands behind its length.
 """
 
+import contextlib
 import json
 import pickle
 import runpy
@@ -13,7 +14,7 @@ import sys
 
 
 def limit(memory: int) -> None:
-    """No more than `memory` bytes, no core file, and Ctrl-C is the parent's affair. Where there are no such limits: none."""
+    """No more than `memory` bytes, no core file, and Ctrl-C is the parent's affair, as far as the system has these."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         import resource
@@ -21,10 +22,8 @@ def limit(memory: int) -> None:
         return
     for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
-        try:
+        with contextlib.suppress(ValueError, OSError):  # macOS knows the first and does not keep it
             resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-        except (ValueError, OSError):  # macOS knows the first and does not keep it
-            pass
 
 
 def main(program: str, memory: str) -> None:
