@@ -31,15 +31,15 @@ from typing import Any
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import gguf  # noqa: E402, F401  (what workers need is imported once, before they are forked)
-import jax  # noqa: E402, F401
-import jinja2.sandbox  # noqa: E402, F401
-import safetensors.numpy  # noqa: E402, F401
-import tokenizers  # noqa: E402, F401
-from fuzzing import worker  # noqa: E402
-from fuzzing.formats import FORMATS, ROOT, write_all  # noqa: E402
+import gguf  # noqa: F401  (what workers need is imported once, before they are forked)
+import jax  # noqa: F401
+import jinja2.sandbox  # noqa: F401
+import safetensors.numpy  # noqa: F401
+import tokenizers  # noqa: F401
+from fuzzing import worker
+from fuzzing.formats import FORMATS, ROOT, write_all
 
-import lora_jax.commands.cli  # noqa: E402, F401
+import lora_jax.commands.cli  # noqa: F401
 
 RECORD = ROOT / "figures" / "data" / "fuzz.json"
 GOOD = ("a sentence", "the right result", "another result")

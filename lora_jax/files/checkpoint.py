@@ -61,9 +61,7 @@ def load(
     return jax.tree.unflatten(structure, [jnp.array(found[name]) for name in wanted]), said
 
 
-def load_run(
-    path: str | Path, like: Tree, check: Callable[[dict[str, Any]], None]
-) -> tuple[Tree, dict[str, Any]]:
+def load_run(path: str | Path, like: Tree, check: Callable[[dict[str, Any]], None]) -> tuple[Tree, dict[str, Any]]:
     """`load` of a run's checkpoint: its `about` holds `run`, an object of settings, and how far the run is.
 
     That is `step`, `losses`, one a step, and `evaluations`, pairs of a step and a loss. Raises InputError, before `check`
@@ -78,7 +76,9 @@ def load_run(
         if not (isinstance(losses, list) and len(losses) == step and all(map(is_number, losses))):
             raise InputError(f"{path}: losses is {shown(losses)}, and must be {step:,} finite numbers, one a step")
         pairs = evaluations if isinstance(evaluations, list) else [None]
-        if not all(isinstance(one, list) and len(one) == 2 and type(one[0]) is int and is_number(one[1]) for one in pairs):
+        if not all(
+            isinstance(one, list) and len(one) == 2 and type(one[0]) is int and is_number(one[1]) for one in pairs
+        ):
             raise InputError(
                 f"{path}: evaluations is {shown(evaluations)}, and must be pairs of a step and a finite loss"
             )

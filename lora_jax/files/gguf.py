@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.errors import InputError
-from lora_jax.files.assemble import Tensors, assemble, check_config
 from lora_jax.files import gguf_header
+from lora_jax.files.assemble import Tensors, assemble, check_config
 from lora_jax.files.gguf_header import Tensor
 from lora_jax.files.gguf_tokenizer import load_tokenizer, texts
 from lora_jax.rope import RopeScaling, rope_frequencies
@@ -75,14 +75,12 @@ def _architecture(said: Fields) -> str:
 def _config(said: Fields, names: set[str]) -> Config:
     path, architecture = said.where, _architecture(said)
     if architecture not in ARCHITECTURES:
-        raise InputError(
-            f"{path} is of architecture {shown(architecture)}; supported are {', '.join(ARCHITECTURES)}."
-        )
+        raise InputError(f"{path} is of architecture {shown(architecture)}; supported are {', '.join(ARCHITECTURES)}.")
     if (parts := said.integer("split.count", 1, low=0)) > 1:
         raise InputError(f"{path} is one of {parts} parts of a model: join them with `gguf-split --merge` first.")
 
     def size(key: str, default: int | None = None) -> int:
-        return said.integer(f"{architecture}.{key}", default, high=2**63)
+        return said.integer(f"{architecture}.{key}", default, high=2**63 - 1)
 
     def number(key: str, default: float | None = None) -> float:
         return said.number(f"{architecture}.{key}", default)

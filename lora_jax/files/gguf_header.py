@@ -23,7 +23,7 @@ from lora_jax.untrusted import binary
 from lora_jax.untrusted.fields import Fields
 
 HEADER_BYTES = 64_000_000  # the largest vocabularies in use, of 262,144 tokens, take 20 million with their merges
-ENTRIES = 3_000_000  # fields, tensors, and strings in arrays: those vocabularies have 800,000
+TEXTS, OTHERS = 3_000_000, 20_000  # in arrays, where those vocabularies have 800,000; fields, tensors, and inner arrays
 DIMENSIONS, DEPTH = 4, 4  # of a tensor, as GGML has them; of arrays inside arrays
 VERSIONS = (2, 3)
 SCALARS = "BbHhIif?  Qqd"  # by type, in the letters of `struct`
@@ -80,7 +80,7 @@ class _Reader:
     """A place in the header's bytes, which moves on with each thing that is read."""
 
     def __init__(self, data: bytearray) -> None:
-        self.data, self.at, self.entries = data, 0, 0
+        self.data, self.at, self.texts, self.others = data, 0, 0, 0
 
     def header(self) -> tuple[dict[str, Any], list[tuple[Any, ...]], int]:
         """The fields, `(name, dimensions, type, offset)` of each tensor, and where the header ends."""
@@ -115,6 +115,8 @@ class _Reader:
         if kind not in (STRING, ARRAY):
             dtype = np.dtype("<" + self._letter(kind))
             return np.frombuffer(self._take(count * dtype.itemsize), dtype)
+        if kind == STRING:
+            return self._strings(count)
         if depth == DEPTH:
             raise Damaged(f"arrays are nested more than {DEPTH} deep")
         return [self._value(kind, depth + 1) for _ in self._count(count)]
@@ -126,19 +128,35 @@ class _Reader:
 
     def _count(self, count: int) -> range:
         """That many things, each of which takes eight bytes at least."""
-        self.entries += count
+        self.others += count
         if 8 * count > len(self.data) - self.at:
             raise self._short()
-        if self.entries > ENTRIES:
-            raise Damaged(f"it holds more than {ENTRIES:,} fields, tensors and texts")
+        if self.others > OTHERS:
+            raise Damaged(f"it holds more than {OTHERS:,} fields, tensors and arrays")
         return range(count)
 
-    def _string(self) -> str | bytearray:
-        data = self._take(self._number("Q"))
+    def _string(self) -> str | bytes:
+        return _decoded(self._take(self._number("Q")))
+
+    def _strings(self, count: int) -> list[str | bytes]:
+        """That many texts, one behind the other: the one loop here that goes round a million times."""
+        self.texts += count
+        if 8 * count > len(self.data) - self.at:
+            raise self._short()
+        if self.texts > TEXTS:
+            raise Damaged(f"it holds more than {TEXTS:,} texts")
+        data, at, end, unpack = self.data, self.at, len(self.data), struct.Struct("<Q").unpack_from
+        found = []
+        for _ in range(count):
+            if at + 8 > end or (size := unpack(data, at)[0]) > end - at - 8:
+                raise self._short()
+            found.append(data[at + 8 : at + 8 + size])
+            at += 8 + size
+        self.at = at
         try:
-            return data.decode()
+            return [one.decode() for one in found]
         except UnicodeDecodeError:
-            return data
+            return [_decoded(one) for one in found]
 
     def _name(self, what: str) -> str:
         if not isinstance(name := self._string(), str) or not name.isprintable() or len(name) > 1000:
@@ -163,6 +181,13 @@ class _Reader:
         if len(self.data) == HEADER_BYTES:
             return Damaged(f"its header has more than {HEADER_BYTES:,} bytes, or a length in it is wrong")
         return Damaged("it ends too early: was it cut short?")
+
+
+def _decoded(data: bytearray) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return bytes(data)
 
 
 def _tensor(info: tuple[Any, ...], begin: int) -> Tensor:

@@ -42,7 +42,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     def id_of(key: str) -> int | None:
         if not said.has(name := of(f"{key}_token_id")):
             return None
-        index = said.integer(name, low=0, high=2**63)
+        index = said.integer(name, low=0, high=2**63 - 1)
         if index >= len(tokens):
             raise InputError(f"{path}: {key}_token_id is {index}, but the file has {len(tokens)} tokens.")
         return index
@@ -97,7 +97,9 @@ def _numbers(said: Fields, name: str, count: int) -> Any:
         what = f"{len(value):,} things" if isinstance(value, list | np.ndarray) else shown(value)
         raise InputError(f"{said.where}: {name} is {what}, and {count:,} numbers are needed, one a token")
     if not np.isfinite(value).all():
-        raise InputError(f"{said.where}: {name} holds a number that is not finite at {int(np.argmin(np.isfinite(value)))}")
+        raise InputError(
+            f"{said.where}: {name} holds a number that is not finite at {int(np.argmin(np.isfinite(value)))}"
+        )
     return value
 
 
@@ -107,6 +109,8 @@ def _merges(said: Fields, name: str) -> list[tuple[str, str]]:
     for number, merge in enumerate(texts(said, name)):
         left, space, right = merge.partition(" ")
         if not (left and space and right):
-            raise InputError(f"{said.where}: {name} holds {shown(merge)} at {number}, and two tokens with a space are needed")
+            raise InputError(
+                f"{said.where}: {name} holds {shown(merge)} at {number}, and two tokens with a space are needed"
+            )
         pairs.append((left, right))
     return pairs

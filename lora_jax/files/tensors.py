@@ -59,9 +59,7 @@ class Tensors:
         """One tensor. Raises InputError where its dtype is none of `dtypes`, or the file was cut short meanwhile."""
         entry = self.entries[name]
         if entry.dtype not in dtypes:
-            raise InputError(
-                f"{self.file.path}: {name} is stored as {entry.dtype}; supported are {', '.join(dtypes)}"
-            )
+            raise InputError(f"{self.file.path}: {name} is stored as {entry.dtype}; supported are {', '.join(dtypes)}")
         return np.frombuffer(self.file.read(entry.start, entry.count), DTYPES[entry.dtype]).reshape(entry.shape)
 
 
@@ -78,7 +76,9 @@ def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, st
         if array.dtype not in NAMES:
             raise InputError(f"{path}: {name} is of dtype {array.dtype}; written are {', '.join(map(str, NAMES))}")
         check_finite(array, name, path)
-    written = ((name, NAMES[array.dtype], array.shape, (array.reshape(-1).view(np.uint8),)) for name, array in found.items())
+    written = (
+        (name, NAMES[array.dtype], array.shape, (array.reshape(-1).view(np.uint8),)) for name, array in found.items()
+    )
     said = dict(metadata) | {CHECKSUM: _checksum(written, metadata)}
     with atomic.writing(path) as file:
         try:
@@ -133,7 +133,8 @@ def opened(path: str | Path, *, check: bool = True, word: str = "whole") -> Iter
         found = Tensors(file, entries, metadata)
         if check and CHECKSUM in metadata:
             stored = (
-                (name, entry.dtype, entry.shape, file.pieces(entry.start, entry.count)) for name, entry in entries.items()
+                (name, entry.dtype, entry.shape, file.pieces(entry.start, entry.count))
+                for name, entry in entries.items()
             )
             if _checksum(stored, metadata) != metadata[CHECKSUM]:
                 raise InputError(

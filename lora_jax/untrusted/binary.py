@@ -41,7 +41,9 @@ class Binary:
                     raise self.short()
                 at += done
         except OSError as error:
-            raise InputError(f"could not read {self.path} ({error.strerror or error}): fetch or write it again") from error
+            raise InputError(
+                f"could not read {self.path} ({error.strerror or error}): fetch or write it again"
+            ) from error
         return data
 
     def pieces(self, start: int, count: int) -> Iterator[bytearray]:
@@ -50,7 +52,9 @@ class Binary:
             yield self.read(at, min(PIECE, start + count - at))
 
     def short(self) -> InputError:
-        return InputError(f"{self.path} ends too early, with {self.size:,} bytes: it was cut short, fetch or write it again")
+        return InputError(
+            f"{self.path} ends too early, with {self.size:,} bytes: it was cut short, fetch or write it again"
+        )
 
 
 @contextmanager

@@ -94,7 +94,13 @@ def gguf(data: bytes, rng: Random) -> bytes:
     """A GGUF file: a count, length, type, value or offset of its header at a boundary, or the header written anew."""
     try:
         fields, tensors, places = read_gguf(data)
-    except (struct.error, IndexError, ValueError, OverflowError, RecursionError):  # an alteration before this one broke it
+    except (
+        struct.error,
+        IndexError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ):  # an alteration before this one broke it
         return data[: rng.randrange(len(data) + 1)]
     if rng.random() < 0.5:
         at, width = rng.choice(places if rng.random() < 0.7 else places[:60])

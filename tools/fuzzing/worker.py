@@ -19,12 +19,17 @@ from random import Random
 from typing import Any
 
 import numpy as np
+
 from fuzzing.alter import alter
 from fuzzing.formats import FORMATS, Format, NotFinite
 
 MEMORY = 2**30  # bytes beyond what the process had before the file
 LONGEST = 1500  # characters in a sentence
-HANDED_IN = ("python", "notebook", "reply")  # the grader copies a class's entries, whatever they are, and reads the copies
+HANDED_IN = (
+    "python",
+    "notebook",
+    "reply",
+)  # the grader copies a class's entries, whatever they are, and reads the copies
 PLACES = ("fifo", "folder", "zeros", "nothing", "link to itself", "link to nowhere", "a terabyte")
 
 
