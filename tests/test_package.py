@@ -40,16 +40,16 @@ BELOW = {
     "quantize": "errors weights",
     "adapters": "errors untrusted weights",
     "files": "errors untrusted weights rope transformer adapters",
-    "text": "errors transformer generation files",
+    "text": "errors untrusted transformer generation files",
     "tuning": "errors transformer training adapters files",
     "__init__": "errors weights rope transformer training generation adapters files tuning",
     "plots": "adapters",
-    "memory": "errors rope attention transformer training quantize adapters files tuning plots",
-    "memory.compiled": "errors weights rope transformer memory",
-    "memory.measured": "errors adapters files memory memory.compiled",
-    "exercises": "errors adapters memory",
+    "memory": "errors untrusted rope attention transformer training quantize adapters files tuning plots",
+    "memory.compiled": "errors untrusted weights rope transformer memory",
+    "memory.measured": "errors untrusted adapters files memory memory.compiled",
+    "exercises": "errors untrusted adapters memory",
     "exercises.grading": "errors files exercises",
-    "commands": "errors transformer training generation quantize adapters files text tuning plots"
+    "commands": "errors untrusted transformer training generation quantize adapters files text tuning plots"
     " memory memory.compiled memory.measured exercises.grading",
     "__main__": "commands",
 }

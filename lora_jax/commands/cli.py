@@ -23,6 +23,7 @@ from lora_jax.files import compilation
 from lora_jax.memory.setup import RANK
 from lora_jax.tuning.jobs import FULL_RATE
 from lora_jax.tuning.optimizers import ROUNDING
+from lora_jax.untrusted.json_text import printable
 
 OPTIONS = {name: option for row in METHODS.values() for name, option in row.options.items()}
 
@@ -38,15 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
+    if hasattr(sys.stdout, "reconfigure"):  # a name of a file may hold what no terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         compilation.keep_compiled_programs()
         found = getattr(importlib.import_module(home), name)(say=say, **arguments)
     except InputError as error:
-        print(f"lora_jax: {error}", file=sys.stderr)
+        print(f"lora_jax: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # who reads it, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a name that is too long, or what may not be read
+        said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        print(f"lora_jax: {printable(said)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("lora_jax: stopped; the last checkpoint, if there is one, is whole", file=sys.stderr)
         return 130

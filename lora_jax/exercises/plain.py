@@ -16,6 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from lora_jax.untrusted import json_text
+
 MAX_BYTES = 8_000_000  # of all arrays and strings in one answer
 MAX_ITEMS = 20_000  # arrays, numbers, strings, lists and dicts in one answer
 MAX_DEPTH = 30
@@ -97,8 +99,8 @@ def dumps(value: Any) -> str:
 def loads(text: str | bytes) -> Any:
     """The inverse of `dumps`, for text that anybody may have written. Raises NotPlain for what `dumps` never writes."""
     try:
-        return _decode(json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        return _decode(json_text.loads(text, "the answer", depth=4 * MAX_DEPTH, values=10 * MAX_ITEMS))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, MemoryError) as error:
         raise NotPlain("is not plain data") from error
 
 

@@ -30,7 +30,7 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
     Whatever the block raises, the temporary file is removed and `path` is as it was; an OSError becomes an InputError.
     Folders above `path` are made. A symbolic link is followed: the file that it points to is the one replaced.
     """
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     temporary = _beside(target, "tmp")
     try:
         try:
@@ -58,7 +58,7 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
     a process killed in that instant leaves the old folder whole as `.NAME.*.old`. Files in the old folder that the new
     one does not replace are the user's own, so the write is refused (InputError) before anything is touched.
     """
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     temporary, aside = _beside(target, "tmp"), _beside(target, "old")
     try:
         try:
@@ -97,9 +97,19 @@ def _refuse_to_lose(target: Path, replacement: Path) -> None:
         )
 
 
+def _target(path: str | Path) -> Path:
+    """Where the path leads, links followed. Raises InputError for what can be no path."""
+    try:
+        os.fsencode(path)
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a NUL, or letters that the system has no bytes for
+        raise InputError(f"could not write {str(path)!r} ({error}): give another name") from error
+
+
 def _beside(target: Path, ending: str) -> Path:
-    """A name nobody else uses, in the same folder and hence on the same disk."""
-    return target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.{ending}")
+    """A name nobody else uses, in the same folder and hence on the same disk; a long name is cut, to stay one."""
+    name = os.fsdecode(os.fsencode(target.name)[:200])
+    return target.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.{ending}")
 
 
 def sync(path: Path) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from lora_jax.errors import InputError
 from lora_jax.files import tensors
-from lora_jax.untrusted import json_text
+from lora_jax.untrusted import files, json_text
 from lora_jax.untrusted.fields import Fields, is_number
 from lora_jax.untrusted.json_text import shown
 
@@ -30,7 +30,7 @@ def save(path: str | Path, tree: Tree, about: Mapping[str, Any]) -> None:
 
 def about(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says beside its arrays; nothing where there is none. Raises InputError if it is broken."""
-    return _said(path, tensors.metadata(path).get("about", "{}")) if Path(path).exists() else {}
+    return _about(tensors.metadata(path).get("about", "{}"), path) if files.exists(path) else {}
 
 
 def load(
@@ -47,7 +47,7 @@ def load(
     odd = sorted(set(found) ^ set(wanted))
     if "about" not in metadata:
         raise InputError(f"{path} is a safetensors file, but not a checkpoint of this package")
-    said = _said(path, metadata["about"])
+    said = _about(metadata["about"], path)
     check(said)
     if odd:
         where = f"{odd[0]} is only {'there' if odd[0] in found else 'here'}"
@@ -87,9 +87,9 @@ def load_run(path: str | Path, like: Tree, check: Callable[[dict[str, Any]], Non
     return load(path, like, whole)
 
 
-def _said(path: str | Path, text: str) -> dict[str, Any]:
+def _about(text: str, path: str | Path) -> dict[str, Any]:
     where = f"{path}: what it says of its run"
-    return json_text.an_object(json_text.loads(text, where), where)
+    return json_text.an_object(json_text.loads(text, where, non_finite=True), where)
 
 
 def _name(path: Any) -> str:

@@ -16,6 +16,8 @@ from lora_jax.files.assemble import Tensors, as_it_is, assemble, check_config, d
 from lora_jax.files.huggingface_config import read_config, write_config
 from lora_jax.files.tokenizer import Tokenizer
 from lora_jax.transformer import Config, Params
+from lora_jax.untrusted import files, json_text
+from lora_jax.untrusted.json_text import shown
 
 __all__ = ["load", "load_tokenizer", "read_config", "save", "write_config"]
 
@@ -97,7 +99,7 @@ def _folder(name_or_folder: str | Path, *, weights: bool = False) -> Path:
     Files are fetched by their names: the settings and the tokenizer, and with `weights` the one file of weights, or
     where there is none the shards that the index names. A repository holds much else.
     """
-    if Path(name_or_folder).is_dir():
+    if files.is_folder(name_or_folder):
         return Path(name_or_folder)
     import huggingface_hub
 
@@ -120,28 +122,30 @@ def _folder(name_or_folder: str | Path, *, weights: bool = False) -> Path:
 
 def _weight_files(folder: Path) -> list[Path]:
     """The one file of weights, or the shards that the index names, each checked to be there."""
-    if (folder / WEIGHTS).is_file():
+    if files.exists(folder / WEIGHTS):
+        files.require(folder / WEIGHTS)
         return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
+    if not files.exists(folder / INDEX):
         raise InputError(f"{folder} has neither {WEIGHTS} nor {INDEX}: give a model directory with safetensors.")
     for name in (names := _shards(folder)):
-        if not (folder / name).is_file():
+        if not files.is_file(folder / name):
             raise InputError(f"{folder / INDEX} names the shard {name}, which is not in {folder}.")
     return [folder / name for name in names]
 
 
 def _shards(folder: Path) -> list[str]:
-    """The names of the shards in the index. A name that would lead out of the folder is refused."""
+    """The names of the shards in the index. A name that is none, or would lead out of the folder, is refused."""
     index = folder / INDEX
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if outside := [name for name in names if Path(name).name != name]:
-            raise InputError(f"{index} names the shard {outside[0]}, which is not in {folder}.")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{index} is not a readable index of shards ({error!r}).") from error
-    return names
+    found = json_text.load_object(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{index} is not a readable index of shards (its weight_map is {shown(found)}).")
+    for tensor, name in found.items():
+        if not isinstance(name, str):
+            raise InputError(f"{index}: the shard of {shown(tensor)} is {shown(name)}, but must be a file's name")
+        if not files.is_name(name):
+            said = name if name.isprintable() and len(name) < 100 else shown(name)
+            raise InputError(f"{index} names the shard {said}, which is not in {folder}.")
+    return sorted(set(found.values()))
 
 
 def _check_tied(shards: dict[str, tensors.Tensors], folder: Path) -> None:

@@ -12,6 +12,7 @@ from lora_jax.errors import InputError
 from lora_jax.files import assets, gguf, huggingface
 from lora_jax.transformer import Config, Params
 from lora_jax.untrusted import files
+from lora_jax.untrusted.json_text import shown
 
 FETCHED = {"smollm2-135m": assets.SMOLLM2}
 BESIDE = {"stories-2.8m": Path(__file__).parents[1] / "data" / "stories-2.8m"}  # part of the package (`pretraining.py`)
@@ -41,10 +42,11 @@ def _source(name: str | Path) -> str | Path:
         return assets.fetch(FETCHED[str(name)])
     if str(name) in BESIDE:
         return _unchanged(BESIDE[str(name)])
-    if not Path(name).exists() and (_is_gguf(name) or str(name).count("/") != 1 or str(name).startswith((".", "/"))):
+    said = shown(str(name))
+    if not files.exists(name) and (_is_gguf(name) or str(name).count("/") != 1 or str(name).startswith((".", "/"))):
         raise InputError(
-            f"there is no model {str(name)!r}: give {', '.join(BUILT_IN)}, a .gguf file, a folder with config.json and "
-            "model.safetensors, or a hub id such as owner/name"
+            f"there is no model {said}: give {', '.join(BUILT_IN)}, a .gguf file, a folder with config.json "
+            "and model.safetensors, or a hub id such as owner/name"
         )
     return name
 

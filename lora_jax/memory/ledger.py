@@ -8,7 +8,6 @@ What a step is given is a fold over its trees: every leaf goes to one row, by it
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import jax
 
 from lora_jax.adapters.base import Tree, num_bytes
 from lora_jax.memory.units import size
+from lora_jax.untrusted import json_text
 
 # The rows of a training step, in the order of a table. The first six are static: held whatever the batch.
 STATIC = ("weights", "quantization constants", "adapters", "adapter constants", "optimizer state", "gradients")
@@ -112,7 +112,7 @@ class Ledger:
     @staticmethod
     def from_json(found: dict[str, Any] | str) -> Ledger:
         """The ledger that `as_json` described, given parsed or as text."""
-        table = json.loads(found) if isinstance(found, str) else found
+        table = json_text.loads(found, "the ledger") if isinstance(found, str) else found
         return Ledger(table["title"], tuple(Row(row["name"], row["bytes"], row["exact"]) for row in table["rows"]))
 
 

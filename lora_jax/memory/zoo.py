@@ -13,6 +13,7 @@ from lora_jax.files.huggingface_config import QKV, read_config
 from lora_jax.rope import RopeScaling
 from lora_jax.transformer import Config
 from lora_jax.tuning.pretraining import NAME, SMALL
+from lora_jax.untrusted import files
 
 
 def _model(V: int, D: int, F: int, L: int, H: int, K: int, C: int = 128, *, tied: bool = False, **more: Any) -> Config:
@@ -98,7 +99,7 @@ def config(name_or_path: str | Path) -> Config:
     if str(name_or_path) in MODELS:
         return MODELS[str(name_or_path)]
     path = Path(name_or_path)
-    if not path.exists():
+    if not files.exists(path):
         raise InputError(
             f"there is no model {str(name_or_path)!r} to plan for: give a config.json, a folder with one, or "
             f"{', '.join(MODELS)}"

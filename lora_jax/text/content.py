@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 from lora_jax.errors import InputError
+from lora_jax.untrusted import files
 
+LARGEST = 500_000_000  # bytes of a file, unpacked: as text and as records it takes several times as many
 TABLE, PACKED, PAGE = "export it as JSON lines or CSV", "unpack it first", "save its text as a .txt file"
 
 
@@ -56,15 +59,7 @@ def unread(file: Path) -> Unread | None:
 def text_of(file: Path) -> str:
     """The text of a file, its line ends as "\\n". Raises InputError where it cannot be read, is empty or is no text."""
     _refuse(file, unread(file))
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    if data.startswith(b"\x1f\x8b"):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{file}: not a whole gzip file ({error}): fetch or write it again") from error
+    data = unpacked(files.read_bytes(file, LARGEST), file)
     begun = data[:64].removeprefix(codecs.BOM_UTF8).lstrip().lower()
     _refuse(file, next((one for one in UNREAD if any(_begins(data, begun, s) for s in one.starts)), None))
     if data[257:262] == b"ustar":
@@ -76,6 +71,22 @@ def text_of(file: Path) -> str:
     if not text.strip():
         raise InputError(f"{file}: empty: there is nothing to learn from")
     return text
+
+
+def unpacked(data: bytes, file: str | Path) -> bytes:
+    """The bytes, gunzipped where they are gzipped. Raises InputError where that is damaged, or is more than is read."""
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as source:
+            found = source.read(LARGEST + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{file}: not a whole gzip file ({error}): fetch or write it again") from error
+    except MemoryError as error:
+        raise InputError(f"{file}: unpacked it is more than memory holds: give a smaller file") from error
+    if len(found) > LARGEST:
+        raise InputError(f"{file}: unpacked it has more than {LARGEST:,} bytes, which is more than is read")
+    return found
 
 
 def _begins(data: bytes, begun: bytes, start: bytes) -> bool:

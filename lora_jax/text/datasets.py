@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from lora_jax.text.documents import Document, read_documents
 from lora_jax.text.encoding import encode_document
 from lora_jax.text.fitting import LENGTHS, choose_length
 from lora_jax.text.packing import Packed, pack, split
+from lora_jax.untrusted import files
 
 BUILT_IN = ("poems", "stories")
 
@@ -40,7 +40,7 @@ def _packed(tokenizer: Any, texts: list[str], length: int) -> Packed:
 
 def read(data: str, say: Callable[[str], None] | None = None) -> Sequence[Document] | str:
     """The user's documents, or the name of a built-in text, unless there is a file or folder of that name."""
-    return data if data in BUILT_IN and not Path(data).exists() else read_documents(data, say)
+    return data if data in BUILT_IN and not files.exists(data) else read_documents(data, say)
 
 
 def needs_template(found: Sequence[Document] | str) -> bool:

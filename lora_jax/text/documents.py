@@ -13,6 +13,7 @@ from pathlib import Path
 from lora_jax.errors import InputError
 from lora_jax.text import content, tables
 from lora_jax.text.records import Document, read_record
+from lora_jax.untrusted import files as untrusted
 
 __all__ = ["Document", "read_documents"]
 
@@ -57,7 +58,7 @@ def read_documents(path: str | Path, say: Callable[[str], None] | None = None) -
     structure that is not known is never read as prose.
     """
     path = Path(path)
-    if not path.exists():
+    if not untrusted.exists(path):
         raise InputError(f"{path}: no such file or folder")
     notes = _Notes()
     files = _in_folder(path, notes) if path.is_dir() else [path]
@@ -71,7 +72,10 @@ def read_documents(path: str | Path, say: Callable[[str], None] | None = None) -
 
 def _in_folder(path: Path, notes: _Notes) -> list[Path]:
     """The files to read. Raises InputError where one of the others holds data too."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
+    try:
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
+    except (OSError, RecursionError) as error:
+        raise InputError(f"{path}: the folders inside it cannot be read ({error}): move the data elsewhere") from error
     group = next((group for group in GROUPS if any(content.suffix(file) in group for file in files)), ())
     for file in files:
         found = content.unread(file)

@@ -16,6 +16,8 @@ from typing import Any
 
 from lora_jax.errors import InputError
 from lora_jax.files import atomic
+from lora_jax.text import content
+from lora_jax.untrusted import files, json_text
 
 STORIES = Path(__file__).parents[1] / "data" / "stories.jsonl.gz"
 WORDS = (40, 160)  # in a story
@@ -71,9 +73,14 @@ def read(path: str | Path = STORIES) -> list[str]:
 def records(path: str | Path) -> list[Story]:
     """The stories of a gzipped .jsonl file, each with where it is from."""
     try:
-        return [json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).decode().splitlines()]
-    except (OSError, EOFError, ValueError) as error:
+        text = files.decode(content.unpacked(files.read_bytes(path, content.LARGEST), path), str(path))
+        found = [json_text.loads(line, f"line {n}") for n, line in enumerate(text.splitlines(), 1)]
+        for number, story in enumerate(found, 1):
+            if not isinstance(story, dict) or not isinstance(story.get("text"), str):
+                raise InputError(f'line {number} is {json_text.shown(story)}, where a story is {{"text": "..."}}')
+    except InputError as error:
         raise InputError(f"{path} is not a readable file of stories ({error})") from error
+    return found
 
 
 def save(path: str | Path, stories: list[Story]) -> None:

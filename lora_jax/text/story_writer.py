@@ -6,7 +6,6 @@ model makes of it, the unfinished last one left out. `python -m lora_jax stories
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ import jax
 from lora_jax import generation
 from lora_jax.files import models
 from lora_jax.text.stories import Story
+from lora_jax.untrusted import json_text
 
 WRITER = "smollm2-135m"
 BATCH, NEW_TOKENS, TEMPERATURE, TOP_K = 96, 160, 0.75, 40
@@ -29,7 +29,7 @@ OPENINGS = Path(__file__).parents[1] / "data" / "openings.json"
 @cache
 def _words() -> dict[str, list[str]]:
     """The parts that openings are put together from, by what they stand for."""
-    return json.loads(OPENINGS.read_text())
+    return json_text.load_object(OPENINGS)
 
 
 def opening(draw: random.Random) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 
 from lora_jax.errors import InputError
 from lora_jax.text import records
+from lora_jax.untrusted import json_text
 
 Records = Iterator[tuple[Any, str]]  # the fields of a record, and where it stands
 
+MAX_VALUES = 20_000_000  # in the JSON of a file of data
 DELIMITERS = (",", ";", "\t", "|")
 # What a program writes into a cell where there is no value.
 NO_VALUE = ("nan", "#n/a", "#value!", "#ref!", "#name?", "#div/0!", "#null!", "#num!")
@@ -43,8 +45,8 @@ def _parses(text: str) -> bool:
     if text.strip()[:1] not in ("{", "["):
         return False
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
+        json_text.loads(text, "it", non_finite=True, values=MAX_VALUES)
+    except InputError:
         return False
     return True
 
@@ -55,6 +57,7 @@ def json_records(text: str, file: Path, *, lines: bool) -> Records:
     One object that holds nothing known, but one list of objects, stands for that list. With `lines`, as the name of the
     file says, what cannot be read is a bad line. Raises InputError for what is no JSON, with file and line.
     """
+    json_text.check_structure(text, str(file), depth=len(text), values=MAX_VALUES)
     rows = [(number, line) for number, line in enumerate(text.replace("\r", "\n").split("\n"), 1) if line.strip()]
     alone = _parses(rows[0][1])
     if text.lstrip().startswith("[") and not (alone and len(rows) > 1):
@@ -130,29 +133,17 @@ def _streams(text: str, file: Path) -> bool:
 def _value(text: str, at: int, where: str, file: Path | None = None) -> tuple[Any, int]:
     """The JSON value that begins at `at`, and where it ends: with the text, unless a `file` is named."""
     try:
-        if file is None:
-            return _DECODER.decode(text), len(text)
-        return _DECODER.raw_decode(text, at)
+        return json_text.parse(text, None if file is None else at)
     except json.JSONDecodeError as error:
         if file is not None:
             raise _not_json(error.msg, text, error.pos, file) from error
         raise InputError(f'{where}: not JSON ({error.msg}, column {error.colno}): write {{"text": "..."}}') from error
+    except MemoryError as error:
+        raise InputError(f"{where}: more than memory holds") from error
     except RecursionError as error:
         raise InputError(f'{where}: nested too deeply: write {{"text": "..."}}') from error
     except ValueError as error:  # a name twice in an object, or a number of thousands of digits
         raise InputError(f"{where}: {error}") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {twice!r} stands there twice: keep one")
-    return fields
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _not_json(message: str, text: str, at: int, file: Path) -> InputError:

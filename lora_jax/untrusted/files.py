@@ -70,6 +70,18 @@ def check(path: str | Path, mode: int) -> None:
         raise InputError(f"{path} is {kind}, and a file is needed there")
 
 
+def require(path: str | Path) -> None:
+    """Raise InputError where what stands under a name is no file, such as a pipe, which a library would wait for."""
+    if mode := _mode(path):
+        check(path, mode)
+
+
+def is_name(name: str) -> bool:
+    """Whether a text is the name of a file in a folder: it leads nowhere else, and every system takes it."""
+    long = len(name.encode(errors="replace")) > 255
+    return not (name in ("", ".", "..") or long or not name.isprintable() or {*"/\\"} & {*name})
+
+
 def size(path: str | Path) -> str:
     """The size of a file in words."""
     try:

@@ -23,10 +23,10 @@ MAX_VALUES = 4_000_000  # a tokenizer.json of 262,144 tokens and 514,906 merges 
 MAX_DIGITS = 1000
 
 # A string, or the rest of the text where it does not end. It never goes back, so that it takes one pass.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_BRACKETS = re.compile(r"[^\[\]{}]++")
 _STEP = np.array([{"[": 1, "{": 1, "]": -1, "}": -1}.get(chr(i), 0) for i in range(256)], np.int32)
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def load(path: str | Path, *, non_finite: bool = False, limit: int = files.FILE_BYTES) -> Any:
@@ -59,12 +59,12 @@ def loads(
 ) -> Any:
     """What a JSON text says. `where` names it in the InputError that is raised for all that is refused."""
     try:
-        data = text.encode() if isinstance(text, str) else text
-        text = text if isinstance(text, str) else files.decode(text, where)
-        check_structure(data, where, depth=depth, values=values)
+        text = files.decode(text, where) if isinstance(text, bytes) else text
+        if not text.isascii():
+            text.encode()
+        check_structure(text, where, depth=depth, values=values)
         found = (_ANY if non_finite else _FINITE).decode(text)
-        if _SURROGATE.search(data):  # an emoji, most likely, of two escapes
-            json.dumps(found, ensure_ascii=False).encode()
+        check_letters(text, found)
         return found
     except json.JSONDecodeError as error:
         raise InputError(
@@ -82,21 +82,35 @@ def loads(
         raise InputError(f"{where}: {error}") from error
 
 
-def check_structure(data: bytes, where: str, *, depth: int = MAX_DEPTH, values: int = MAX_VALUES) -> None:
+def parse(text: str, at: int | None) -> tuple[Any, int]:
+    """The value that begins at `at`, or is the whole text, and where it ends, for who reads values one by one.
+
+    Raises what `json` raises (ValueError, RecursionError, MemoryError). NaN and letters that are none are taken.
+    """
+    return (_ANY.decode(text), len(text)) if at is None else _ANY.raw_decode(text, at)
+
+
+def check_letters(text: str, found: Any) -> None:
+    """Raise UnicodeEncodeError where a text in what was found holds half of a surrogate pair."""
+    if _SURROGATE.search(text):  # an emoji, most likely, of two escapes
+        json.dumps(found, ensure_ascii=False).encode()
+
+
+def check_structure(text: str, where: str, *, depth: int = MAX_DEPTH, values: int = MAX_VALUES) -> None:
     """Raise InputError where a JSON text is nested deeper, or may hold more values, than is said: before it is parsed.
 
     Every value but the first of each list or object stands behind a comma, so that commas and opening brackets are at
-    least as many as values; those inside strings count too where there are many.
+    least as many as values. Those inside strings are left out where there are many.
     """
-    opened = data.count(b"[") + data.count(b"{")
-    if opened + data.count(b",") <= min(depth, values):
+    opened = text.count("[") + text.count("{")
+    if opened <= depth and opened + text.count(",") <= values:
         return
-    bare = _STRING.sub(b"", data)
-    opened = bare.count(b"[") + bare.count(b"{")
-    if opened + bare.count(b",") > values:
+    bare = _STRING.sub("", text)
+    opened = bare.count("[") + bare.count("{")
+    if opened + bare.count(",") > values:
         raise InputError(f"{where}: more than {values:,} values, which is more than is read")
     if opened > depth:
-        brackets = np.frombuffer(bare.translate(None, _NO_BRACKETS), np.uint8)
+        brackets = np.frombuffer(_BRACKETS.sub("", bare).encode("ascii"), np.uint8)
         if np.cumsum(_STEP[brackets], dtype=np.int32).max() > depth:
             raise InputError(f"{where}: lists and objects are nested more than {depth} deep")
 
@@ -132,6 +146,11 @@ def constant(text: str) -> float:
 
 _ANY = json.JSONDecoder(object_pairs_hook=once, parse_int=whole)
 _FINITE = json.JSONDecoder(object_pairs_hook=once, parse_int=whole, parse_float=finite, parse_constant=constant)
+
+
+def printable(text: str) -> str:
+    """A text on one line that does nothing to a terminal: what is no printable letter is written as in Python."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def shown(value: Any) -> str:

@@ -37,13 +37,9 @@ def main(program: str, memory: str) -> None:
         if hasattr(signal, "setitimer"):  # what takes longer than that of the processor's time is ended by the system
             signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
-            reply = {"answer": answer(pickle.loads(data))}
+            text = json.dumps({"answer": answer(pickle.loads(data))}).encode()
         except Exception as error:  # whatever it is, it is an answer
-            reply = {"failed": " ".join(str(error).split())[:300] or type(error).__name__}
-        try:
-            text = json.dumps(reply).encode()
-        except MemoryError:
-            text = b'{"failed": "MemoryError"}'
+            text = json.dumps({"failed": " ".join(str(error).split())[:300] or type(error).__name__}).encode()
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_PROF, 0)
         target.write(struct.pack("<q", len(text)) + text)

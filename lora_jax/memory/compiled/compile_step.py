@@ -23,6 +23,7 @@ from lora_jax.memory.compiled import buffers, components, targets
 from lora_jax.memory.setup import Setup
 from lora_jax.rope import RopeScaling
 from lora_jax.transformer import Config
+from lora_jax.untrusted import json_text
 from lora_jax.weights import is_weight
 
 PROGRAM = "jit_step"
@@ -85,7 +86,7 @@ def answer(folder: Path, target: str, setup: Setup) -> dict[str, Any]:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    asked = json.loads((folder / "question.json").read_text(encoding="utf-8"))
+    asked = json_text.load_object(folder / "question.json", non_finite=True)
     try:
         found = answer(folder, asked["target"], setup_from_json(asked["setup"]))
     except InputError as error:

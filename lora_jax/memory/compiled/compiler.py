@@ -26,6 +26,7 @@ from lora_jax.memory.compiled import targets
 from lora_jax.memory.compiled.components import UNNAMED
 from lora_jax.memory.ledger import Ledger, ledger
 from lora_jax.memory.setup import Setup
+from lora_jax.untrusted import json_text
 
 INSTALL = "`make plan` sets up .venv-plan with it (requirements-plan.txt)"
 PACKED = "between buffers"  # the room that buffers of unlike sizes leave between them
@@ -158,7 +159,7 @@ def _compile(folder: Path, setup: Setup, target: str) -> dict[str, Any]:
     if not answer.exists():
         said = process.stderr.strip().splitlines() or ["nothing was said"]
         raise InputError(f"the compiler for {target} ended with code {process.returncode}: {said[-1]}")
-    return json.loads(answer.read_text(encoding="utf-8"))
+    return json_text.load_object(answer)
 
 
 def _refusal(target: str, said: str) -> InputError:

@@ -29,6 +29,8 @@ from lora_jax.memory.compiled.compile_step import setup_from_json
 from lora_jax.memory.measured.run_step import proc
 from lora_jax.memory.setup import Setup, planning_options, ways
 from lora_jax.memory.units import size
+from lora_jax.untrusted import files, json_text
+from lora_jax.untrusted.fields import is_number
 
 Say = Callable[[str], None]
 KINDS = ("auto", "cpu", "gpu")
@@ -186,7 +188,7 @@ def _part(folder: Path, part: str, question: dict[str, Any], platform: str | Non
         return {"failed": f"no answer in {PATIENCE} seconds"}
     answer = folder / f"{part}.json"
     if answer.exists():
-        return json.loads(answer.read_text(encoding="utf-8"))
+        return json_text.load_object(answer, non_finite=True)
     said = done.stderr.strip().splitlines() or ["nothing was said"]
     return {"failed": f"the process ended with code {done.returncode}: {said[-1]}"}
 
@@ -199,13 +201,17 @@ def _available() -> int | None:
 
 def _known(out: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of an earlier run on the same device with the same versions."""
-    if not out.exists():
+    if not files.exists(out):
         return []
     try:
-        found = json.loads(out.read_text(encoding="utf-8"))
-        before, rows = found["made_by"], found["rows"]
-    except (ValueError, KeyError, TypeError) as error:
+        found = json_text.load_object(out, non_finite=True)
+    except InputError as error:
         raise InputError(f"{out} is not a record of measurements: give --out another name") from error
+    before: Any = found.get("made_by")
+    rows: Any = found.get("rows")
+    whole = isinstance(before, dict) and isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    if not whole or any(row.get("used") is not None and not is_number(row.get("error")) for row in rows):
+        raise InputError(f"{out} is not a record of measurements: give --out another name")
     if before != made_by:
         names = [name for name in before | made_by if before.get(name) != made_by.get(name)]
         there, here = (", ".join(f"{name} {made.get(name)}" for name in names) for made in (before, made_by))
@@ -249,7 +255,7 @@ def outcome(row: dict[str, Any]) -> str:
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How far off the plans were, in shares of what was used; failures are counted, never left out in silence."""
-    errors = [abs(row["error"]) for row in rows if row["used"] is not None]
+    errors = [abs(row["error"]) for row in rows if row.get("used") is not None]
     worst = max(errors, default=None)
     median = statistics.median(errors) if errors else None
     return {"measured": len(errors), "failed": len(rows) - len(errors), "median": median, "worst": worst}

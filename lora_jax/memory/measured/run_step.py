@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from lora_jax.files.atomic import write_bytes
 from lora_jax.memory import steps
 from lora_jax.memory.compiled.compile_step import setup_from_json
+from lora_jax.untrusted import json_text
 
 SIZES = ("argument", "output", "alias", "temp")
 
@@ -98,7 +99,7 @@ def answer(part: str, question: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     folder, part = Path(sys.argv[1]), sys.argv[2]
     try:
-        found = answer(part, json.loads((folder / "question.json").read_text(encoding="utf-8")))
+        found = answer(part, json_text.load_object(folder / "question.json", non_finite=True))
     except jax.errors.JaxRuntimeError as error:  # a device that is too small is an answer too
         found = {"failed": str(error).splitlines()[0]}
     write_bytes(folder / f"{part}.json", json.dumps(found).encode())
