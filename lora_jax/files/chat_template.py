@@ -16,6 +16,7 @@ from typing import Any
 
 from lora_jax.errors import InputError
 from lora_jax.untrusted.child import Child, Ended, lasting
+from lora_jax.untrusted.json_text import shown
 
 Messages = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]  # the characters [start, end) of a text
@@ -80,7 +81,9 @@ def choose(found: Any, where: str) -> str | None:
     except (TypeError, KeyError) as error:
         raise InputError(f"{where}: chat_template is neither a text nor a list of named ones") from error
     if "default" not in named:
-        raise InputError(f"{where}: of the chat templates {', '.join(map(repr, named))} none is named 'default'")
+        raise InputError(
+            f"{where}: of the chat templates {', '.join(map(shown, list(named)[:20]))} none is named 'default'"
+        )
     return named["default"]
 
 

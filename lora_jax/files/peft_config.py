@@ -41,7 +41,8 @@ def read(path: Path) -> tuple[PeftFormat, dict[str, Any]]:
         raise InputError(f"{path}: this adapter's peft_type is {shown(kind)}, and those that can be read are {known}")
     form = max(forms, key=lambda form: len(form.marks))  # a method that is another one with a flag set
     refused = [name for name in (*form.refused, *REFUSED) if config.get(name)]
-    refused += [f"{name}={shown(config[name])}" for name, known in form.plain.items() if config.get(name) not in known]
+    said = {name: config[name] for name in form.plain if name in config}  # what is not said is as PEFT assumes
+    refused += [f"{name}={shown(value)}" for name, value in said.items() if value not in form.plain[name]]
     if refused:
         raise InputError(f"{path}: {', '.join(refused)} is set, which is not understood here")
     settings = FIELDS | dict(form.fields)

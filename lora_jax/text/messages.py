@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_jax.errors import InputError
+from lora_jax.untrusted.json_text import shown
 
 ROLES = {
     "system": "system",
@@ -35,12 +36,12 @@ def read_messages(
     to answer.
     """
     if not isinstance(given, list):
-        raise InputError(f"{where}: {name!r} is a JSON {kind(given)}, not a list")
+        raise InputError(f"{where}: {shown(name)} is a JSON {kind(given)}, not a list")
     messages = list(system or [])
     messages += [_message(message, number, where) for number, message in enumerate(given, 1)]
     roles = [message["role"] for message in messages]
     if system and roles[1:2] == ["system"]:
-        raise InputError(f"{where}: a system message in {name!r} and one beside it: keep one")
+        raise InputError(f"{where}: a system message in {shown(name)} and one beside it: keep one")
     if "assistant" not in roles:
         raise InputError(f"{where}: no message has the role 'assistant': there is nothing to learn")
     if roles[0] == "assistant":
@@ -56,31 +57,33 @@ def _message(message: Any, number: int, where: str) -> dict[str, str]:
     role, content = (fields[name] for name in names)
     for name in NOT_READ:
         if fields.get(name):
-            raise InputError(f"{where}: {name!r} of message {number} is not read, and it would be missed")
+            raise InputError(f"{where}: {shown(name)} of message {number} is not read, and it would be missed")
     match content:
         case [{"type": "text", "text": only}]:  # in parts, of which there is one
             content = only
     check_text(content, f"{names[1]} of message {number}", where)
     if not isinstance(role, str) or role.lower() not in ROLES:
         known = "'system', 'user', 'assistant' or 'tool'"
-        raise InputError(f"{where}: message {number} has the role {role!r}, not {known}")
+        raise InputError(f"{where}: message {number} has the role {shown(role)}, not {known}")
     role = ROLES[role.lower()]
     for name in ("weight", "train"):
         if role == "assistant" and fields.get(name, 1) not in (1, None):  # True is 1
-            raise InputError(f"{where}: {name!r} of message {number} is {fields[name]!r}: every answer is learned here")
+            raise InputError(
+                f"{where}: {shown(name)} of message {number} is {shown(fields[name])}: every answer is learned here"
+            )
     return {"role": role, "content": content}
 
 
 def check_text(value: Any, name: str, where: str, *, empty: bool = True) -> None:
     """Raise InputError where a value is no string, no Unicode text, or blank and must not be."""
     if not isinstance(value, str):
-        raise InputError(f"{where}: {name!r} is a JSON {kind(value)}, not a string")
+        raise InputError(f"{where}: {shown(name)} is a JSON {kind(value)}, not a string")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: {name!r} holds half of a surrogate pair: it is not Unicode text") from error
+        raise InputError(f"{where}: {shown(name)} holds half of a surrogate pair: it is not Unicode text") from error
     if not empty and not value.strip():
-        raise InputError(f"{where}: {name!r} is empty")
+        raise InputError(f"{where}: {shown(name)} is empty")
 
 
 def kind(value: Any) -> str:

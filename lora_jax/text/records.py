@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from lora_jax.errors import InputError
 from lora_jax.text.messages import check_text, kind, read_messages
+from lora_jax.untrusted.json_text import shown
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def read_record(fields: Any, where: str) -> Found:
         raise InputError(f'{where}: a JSON {kind(fields)}, not an object such as {{"text": "..."}}')
     names = [name.strip().lower() for name in fields]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"{where}: the field {twice!r} stands there twice: keep one")
+        raise InputError(f"{where}: the field {shown(twice)} stands there twice: keep one")
     named = dict(zip(names, fields.values(), strict=True))
     given = {name: value for name, value in named.items() if value is not None and value == value}
     full = {name: value for name, value in given.items() if value not in ("", [], {})}
@@ -98,7 +99,7 @@ def read_record(fields: Any, where: str) -> Found:
     if talks:
         read: tuple[str, ...] = (talks[0],)
         if len(talks) > 1:
-            raise InputError(f"{where}: both {talks[0]!r} and {talks[1]!r}: keep one")
+            raise InputError(f"{where}: both {shown(talks[0])} and {shown(talks[1])}: keep one")
         document: Document | None = Document(
             messages=read_messages(given[read[0]], read[0], where, _system(full, where)), where=where
         )
@@ -106,7 +107,7 @@ def read_record(fields: Any, where: str) -> Found:
     elif pairs:
         shape, answer = pairs[0]
         if other := next((found for _, found in pairs if found != answer), None):
-            raise InputError(f"{where}: two answers, {answer!r} and {other!r}: keep one")
+            raise InputError(f"{where}: two answers, {shown(answer)} and {shown(other)}: keep one")
         if shape.exact and "text" in given:
             raise InputError(f"{where}: fields {_listed(fields)}: {GIVE}")
         document, read = _pair(shape, answer, named, full, where)
@@ -118,12 +119,14 @@ def read_record(fields: Any, where: str) -> Found:
     elif {"role", "content"} <= set(full) or {"from", "value"} <= set(full):
         raise InputError(f"{where}: one message: put those of a conversation into one record, as 'messages'")
     elif talks_null := next((name for name in CONVERSATIONS if name in named), None):
-        raise InputError(f"{where}: {talks_null!r} is a JSON {kind(named[talks_null])}, not a list")
+        raise InputError(f"{where}: {shown(talks_null)} is a JSON {kind(named[talks_null])}, not a list")
     else:
         raise InputError(f"{where}: fields {_listed(fields)}: {GIVE}")
     for name in set(full) & set(NOT_READ) - set(read):
         if "text" not in read:
-            raise InputError(f"{where}: {name!r}, {NOT_READ[name]}, is not read, and the rest means little without it")
+            raise InputError(
+                f"{where}: {shown(name)}, {NOT_READ[name]}, is not read, and the rest means little without it"
+            )
     return Found(document, read, tuple(name for name in full if name not in read))
 
 
@@ -161,7 +164,7 @@ def _pair(
 def _turns(asked: list[Any], answered: list[Any], names: tuple[str, str], where: str) -> Document:
     """Two lists of messages, of which the second is learned: a conversation, where only that holds answers."""
     if any(isinstance(one, dict) and one.get("role") == "assistant" for one in asked):
-        raise InputError(f"{where}: {names[0]!r} holds an answer, which would be learned too: give 'messages'")
+        raise InputError(f"{where}: {shown(names[0])} holds an answer, which would be learned too: give 'messages'")
     return Document(messages=read_messages([*asked, *answered], f"{names[0]}' and '{names[1]}", where), where=where)
 
 
@@ -179,10 +182,11 @@ def _refuse_preferences(full: dict[str, Any], where: str) -> None:
         pair = ["label"]
     if pair:
         raise InputError(
-            f"{where}: preferences ({', '.join(map(repr, pair))}) teach by comparing answers, which is not done here: "
+            f"{where}: preferences ({', '.join(map(shown, pair))}) teach by comparing answers, which is not done here: "
             "give the good answers alone, as 'prompt' and 'completion' or as 'messages'"
         )
 
 
 def _listed(fields: dict[str, Any]) -> str:
-    return ", ".join(map(repr, fields)) or "none"
+    more = f" and {len(fields) - 20} more" if len(fields) > 20 else ""
+    return (", ".join(map(shown, list(fields)[:20])) or "none") + more

@@ -14,6 +14,7 @@ from typing import Any
 from lora_jax.errors import InputError
 from lora_jax.text import records
 from lora_jax.untrusted import json_text
+from lora_jax.untrusted.json_text import shown
 
 Records = Iterator[tuple[Any, str]]  # the fields of a record, and where it stands
 
@@ -89,7 +90,7 @@ def _wrapped(record: tuple[Any, str]) -> list[Any] | None:
         return None
     lists = {name: v for name, v in fields.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     if len(lists) > 1:
-        raise InputError(f"{where}: several lists, {', '.join(map(repr, lists))}: give each a file of its own")
+        raise InputError(f"{where}: several lists, {', '.join(map(shown, lists))}: give each a file of its own")
     return next(iter(lists.values()), None)
 
 
@@ -178,10 +179,10 @@ def cell_records(text: str, file: Path, delimiters: Sequence[str] = DELIMITERS) 
             for name, cell in fields.items():
                 if cell.lower() in NO_VALUE:
                     raise InputError(
-                        f"{where}: {name!r} is {cell!r}, which a program wrote for no value: clear the cell"
+                        f"{where}: {shown(name)} is {shown(cell)}, which a program wrote for no value: clear the cell"
                     )
                 if name.lower() in records.CONVERSATIONS and cell.strip():
-                    fields[name] = _value(cell, 0, f"{where}, {name!r}")[0]
+                    fields[name] = _value(cell, 0, f"{where}, {shown(name)}")[0]
             yield fields, where
     finally:
         csv.field_size_limit(limit)
@@ -220,4 +221,4 @@ def _check_head(names: list[str], file: Path, line: int) -> None:
         raise InputError(f"{file}, line {line}: the first line names the columns, and here {listed}: {records.GIVE}")
     small = sorted(name.lower() for name in names if name)
     if twice := next((a for a, b in pairwise(small) if a == b), None):
-        raise InputError(f"{file}, line {line}: two columns of the name {twice!r}: keep one")
+        raise InputError(f"{file}, line {line}: two columns of the name {shown(twice)}: keep one")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lora_jax.errors import InputError
-from lora_jax.untrusted.json_text import shown
+from lora_jax.untrusted.json_text import printable, shown
 
 LARGEST = 2**31 - 1  # no size of a model is larger, and what is counted with it fits 64 bits
 
@@ -110,7 +110,7 @@ class Fields:
         return default if value is None else value
 
     def _wrong(self, name: str, value: Any, right: str) -> InputError:
-        return InputError(f"{self.where}: {name} is {shown(value)}, but must be {right}")
+        return InputError(f"{self.where}: {printable(name[:80])} is {shown(value)}, but must be {right}")
 
 
 def is_number(value: Any) -> bool:

@@ -131,7 +131,7 @@ def test_whatever_becomes_of_a_child_its_parent_goes_on(does, said, tmp_path):
     with child.Child(tmp_path / "program.py") as one:
         for _ in range(2):
             with pytest.raises(child.Ended, match=re.escape(said)):
-                one.ask({}, 0.2)
+                one.ask({}, 3.0 if "MB" in said else 0.2)
         process = one._process
         one.program = str(tmp_path / "good.py")
         one.close()
