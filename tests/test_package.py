@@ -150,6 +150,51 @@ def test_an_import_is_seen_wherever_it_stands(line, room):
     assert imports(line) == {room}
 
 
+# Who reads what anybody may have written.
+
+READS_JSON = {  # and why each of the others may
+    "untrusted/json_text.py": "it is the gate",
+    "untrusted/child.py": "the answers of its own programs, whose length it has checked",
+    "files/try_tokenizer.py": "runs in a child, on what the library wrote out",
+    "tuning/loop.py": "its own writing, read back in the same breath",
+    "memory/measured/device.py": "its own writing, read back in the same breath",
+    "exercises/grading/cells.py": "a notebook, of which control characters are taken as Jupyter takes them",
+}
+READS_PATTERNS = {"untrusted/patterns.py", "untrusted/match_patterns.py"}
+TEMPLATES, TOKENIZERS = {"files/rendering.py"}, {"files/tokenizer_file.py", "files/try_tokenizer.py"}
+
+
+def reads_json(text: str) -> bool:
+    """Whether a file parses JSON itself."""
+    return bool(re.search(r"\bjson\.(load|loads|JSONDecoder)\b|from json import", text))
+
+
+def test_json_is_read_through_the_gate():
+    assert {path for path, text in sources().items() if reads_json(text)} == READS_JSON.keys()
+    for path in ("tuning/loop.py", "memory/measured/device.py"):
+        found = re.findall(r"json\.loads?\(.*", (PACKAGE / path).read_text())
+        assert all(one.startswith("json.loads(json.dumps(") for one in found), path
+
+
+@pytest.mark.parametrize(
+    "line", ["json.load(file)", "x = json.loads(text)", "json.JSONDecoder()", "from json import loads"]
+)
+def test_a_reader_of_json_is_seen(line):
+    assert reads_json(line) and not reads_json("json_text.loads(text)\njson.dumps({})\n")
+
+
+def test_patterns_templates_and_tokenizers_have_one_gate_each():
+    """A pattern that is no text in the program itself, a template, a tokenizer: each is handed over in one place."""
+    for path, text in sources().items():
+        for call in re.findall(
+            r"\bre\.(?:compile|match|search|fullmatch|sub|split|findall|finditer)\(\s*([^,)]*)", text
+        ):
+            known = re.match(r"""[rbf]*["']""", call) or path in READS_PATTERNS
+            assert known, f"{path}: {call} as a pattern"
+        assert "from_string" not in text or path in TEMPLATES, path
+        assert ".from_str(" not in text or path in TOKENIZERS | {"files/tokenizer.py"}, path  # a copy of what was read
+
+
 # How long a file is.
 
 

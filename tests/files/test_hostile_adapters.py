@@ -150,18 +150,11 @@ def test_a_folder_whose_name_is_none(name, params):
         load_adapter(name, base=params)
 
 
-@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf, 1e10, 10**400, "16", True, [16], np.float32(np.nan)])
+@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf, 1e10, 10**400, -(10**400)])
 def test_alphas_that_are_none_are_refused_where_an_adapter_is_made(alpha, params):
-    with pytest.raises(InputError, match=r"alpha must be a number of -1e\+09 to 1e\+09, not "):
-        lora.init(jax.random.key(0), params, alpha_pattern={"q_proj": alpha})
-    if type(alpha) in (int, float):
-        with pytest.raises(InputError, match="alpha must be a number"):
-            lora.init(jax.random.key(0), params, alpha=alpha)
-
-
-def test_alphas_that_are_numbers_of_any_kind_are_taken(params):
-    for alpha in (16, 16.0, np.float32(16), np.int64(16)):
-        lora.init(jax.random.key(0), params, alpha_pattern={"q_proj": alpha})
+    for how in ({"alpha": alpha}, {"alpha_pattern": {"q_proj": alpha}}):
+        with pytest.raises(InputError, match=r"alpha must be a number of -1e\+09 to 1e\+09, not "):
+            lora.init(jax.random.key(0), params, **how)
 
 
 ODD = ["(", "{", "[4]", "4", '{"q_proj": "4"}', '{"q_proj": NaN}', '{"q_proj": 1e400}', "{" * 9999, '{"a": ' * 99,

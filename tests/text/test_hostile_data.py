@@ -83,11 +83,17 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path, monkeypatch):
     assert len(read_documents(tmp_path / "b.txt.gz")[0].text) == 9_999_000
 
 
-@pytest.mark.parametrize(
-    "data", [b"\x1f\x8b", b"\x1f\x8b\x08" + b"\xff" * 99, gzip.compress(b"a" * 9999)[:-9], gzip.compress(b"a") + b"b"]
-)
-def test_gzip_files_that_are_none(data, tmp_path):
-    (tmp_path / "a.jsonl.gz").write_bytes(data)
+BROKEN = {
+    "cut": b"\x1f\x8b",
+    "odd": b"\x1f\x8b\x08" + b"\xff" * 99,
+    "short": gzip.compress(b"a" * 9999)[:-9],
+    "more": gzip.compress(b"a") + b"b",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_gzip_files_that_are_none(name, tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(BROKEN[name])
     refused(tmp_path / "a.jsonl.gz", "not a whole gzip file")
     with pytest.raises(InputError, match="is not a readable file of stories"):
         stories.read(tmp_path / "a.jsonl.gz")
