@@ -45,7 +45,7 @@ RECORD = ROOT / "figures" / "data" / "fuzz.json"
 GOOD = ("a sentence", "the right result", "another result")
 BAD = ("unseen", "no sentence", "not finite", "traceback", "too long", "too much memory", "abort", "fuzzer")
 SECONDS = 2.0  # of a processor, for one file
-WALL = 8.0  # by the clock: for what waits and computes nothing
+WALL = 20.0  # by the clock: for what waits and computes nothing
 FILES = 3000  # that one worker reads before another takes its place
 
 fork = multiprocessing.get_context("fork")
