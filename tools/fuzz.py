@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
+import functools
 import json
 import multiprocessing
 import os
@@ -29,17 +30,18 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"  # what runs once is compiled fast
+os.environ |= {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "XLA_FLAGS": QUICK}
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import gguf  # noqa: F401  (what workers need is imported once, before they are forked)
-import jax  # noqa: F401
-import jinja2.sandbox  # noqa: F401
-import safetensors.numpy  # noqa: F401
-import tokenizers  # noqa: F401
-from fuzzing import worker
-from fuzzing.formats import FORMATS, ROOT, write_all
+import gguf  # noqa: E402, F401
+import jax  # noqa: E402, F401
+import jinja2.sandbox  # noqa: E402, F401
+import safetensors.numpy  # noqa: E402, F401
+import tokenizers  # noqa: E402, F401
+from fuzzing import worker  # noqa: E402
+from fuzzing.formats import FORMATS, ROOT, write_all  # noqa: E402
 
-import lora_jax.commands.cli  # noqa: F401
+import lora_jax.commands.cli  # noqa: E402, F401
 
 RECORD = ROOT / "figures" / "data" / "fuzz.json"
 GOOD = ("a sentence", "the right result", "another result")
@@ -94,8 +96,10 @@ class Worker:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-def fuzz(seed: int, numbers: list[int], workers: int, folder: Path, say: Any) -> dict[int, tuple[str, str]]:
-    """`{number: (outcome, what was said)}` of the altered files of these numbers."""
+def fuzz(
+    seed: int, numbers: list[int], workers: int, folder: Path, say: Any, until: float
+) -> dict[int, tuple[str, str]]:
+    """`{number: (outcome, what was said)}` of the altered files of these numbers, as many as are begun by `until`."""
     originals = _originals(folder)
     left, found = collections.deque(numbers), {}
     names = iter(range(10**9))
@@ -106,6 +110,8 @@ def fuzz(seed: int, numbers: list[int], workers: int, folder: Path, say: Any) ->
     team = [start() for _ in range(workers)]
     told = time.monotonic()
     while team:
+        if time.monotonic() > until:
+            left.clear()
         wait([one.connection for one in team], timeout=0.1)
         for one in list(team):
             lost, outcome = False, ""
@@ -178,6 +184,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=500, help="altered files, over all formats in turn")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=60, help="no file is begun after so many")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--formats", default="", help="only formats that this expression finds")
     parser.add_argument("--one", type=int, help="the number of one file to read again")
@@ -194,8 +201,9 @@ def main() -> int:
             return 0
         names = [*FORMATS]
         numbers = [n for n in range(given.files) if re.search(given.formats, names[n % len(names)])]
+        say = functools.partial(print, file=sys.stderr, flush=True)
         began = time.monotonic()
-        found = fuzz(given.seed, numbers, given.workers, folder, lambda text: print(text, file=sys.stderr, flush=True))
+        found = fuzz(given.seed, numbers, given.workers, folder, say, began + 60 * given.minutes)
         seconds = time.monotonic() - began
     return report(given, found, seconds)
 
@@ -227,6 +235,7 @@ def report(given: argparse.Namespace, found: dict[int, tuple[str, str]], seconds
             "seed": given.seed,
             "seconds": round(seconds),
             "limits": {"seconds": SECONDS, "bytes": worker.MEMORY},
+            "bad": BAD,
             "table": table,
         }
         RECORD.write_text(json.dumps(record, indent=1) + "\n")

@@ -64,8 +64,8 @@ def load(
 def load_run(path: str | Path, like: Tree, check: Callable[[dict[str, Any]], None]) -> tuple[Tree, dict[str, Any]]:
     """`load` of a run's checkpoint: its `about` holds `run`, an object of settings, and how far the run is.
 
-    That is `step`, `losses`, one a step, and `evaluations`, pairs of a step and a loss. Raises InputError, before `check`
-    is called, where they are something else.
+    That is `step`, `losses`, one a step, and `evaluations`, pairs of a step and a loss. Raises InputError, before
+    `check` is called, where they are something else.
     """
 
     def whole(said: dict[str, Any]) -> None:

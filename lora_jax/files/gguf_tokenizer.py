@@ -1,4 +1,4 @@
-"""Tokenizers in GGUF files: byte-level BPE, and SentencePiece's BPE. What a field holds is checked before it is used."""
+"""Tokenizers in GGUF files: byte-level BPE, and SentencePiece's BPE. A field is checked before it is used."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _source(name: str | Path) -> str | Path:
 
 
 def _unchanged(folder: Path) -> Path:
-    """The folder of a model that came with the package, each of its files held against its checksum, where they stand there."""
+    """The folder of a model that came with the package, its files held against the checksums beside them."""
     sums = folder / SUMS
     for line in files.read_text(sums).splitlines() if sums.exists() else ():
         summed, name = line.split()

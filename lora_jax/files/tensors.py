@@ -1,7 +1,7 @@
 """Named arrays in a safetensors file: written with a checksum, and read only where they are what was written.
 
-The checksum is the sha256 of the tensors' names, dtypes, shapes and bytes, and of what the file says of a run. It stands
-in the metadata, as text, which other programs leave alone; a file of theirs has none, and nothing is missed.
+The checksum is the sha256 of the tensors' names, dtypes, shapes and bytes, and of what the file says of a run. It
+stands in the metadata, as text, which other programs leave alone; a file of theirs has none, and none is missed.
 """
 
 from __future__ import annotations

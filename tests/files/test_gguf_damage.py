@@ -67,9 +67,14 @@ def test_what_is_written_is_read(tmp_path):
     found = dict(header.said.found)
     nested, empty, numbers = found.pop("nested"), found.pop("empty"), found.pop("numbers")
     assert found == {
-        "general.architecture": "llama", "i": -5, "b": True, "f": 0.1, "s": "ä", "bytes": b"\xff\xfe",
+        "general.architecture": "llama",
+        "i": -5,
+        "b": True,
+        "f": 0.1,
+        "s": "ä",
+        "bytes": b"\xff\xfe",
         "strings": ["a", "", "b"],
-    }  # fmt: skip
+    }
     assert numbers.tolist() == [0.5, -2] and len(empty) == 0
     assert nested[0].tolist() == [1, 2] and nested[1] == ["x"]
     (one,) = header.tensors.values()
@@ -88,16 +93,25 @@ LYING = {
     "fields that are not there": ({"fields": [A], "counts": (0, 2)}, "ends too early"),
     "more fields than bytes": ({"fields": [A], "counts": (0, 2**63)}, "ends too early"),
     "more tensors than bytes": ({"fields": [A], "counts": (2**64 - 1, 1)}, "ends too early"),
-    "a text that is longer than the file": ({"fields": [text("a") + struct.pack("<IQ", STRING, 2**62) + b"a"]}, "ends too e"),
+    "a text that is longer than the file": (
+        {"fields": [text("a") + struct.pack("<IQ", STRING, 2**62) + b"a"]},
+        "ends too e",
+    ),
     "a key that is longer than the file": ({"fields": [struct.pack("<Q", 2**63) + b"a"]}, "ends too early"),
     "an array that is longer than the file": (
-        {"fields": [text("a") + struct.pack("<IIQ", ARRAY, 0, 2**40) + b"a"]}, "ends too early"),
+        {"fields": [text("a") + struct.pack("<IIQ", ARRAY, 0, 2**40) + b"a"]},
+        "ends too early",
+    ),
     "texts that are more than the file": (
-        {"fields": [text("a") + struct.pack("<IIQ", ARRAY, STRING, 2**61) + b"a"]}, "ends too early"),
+        {"fields": [text("a") + struct.pack("<IIQ", ARRAY, STRING, 2**61) + b"a"]},
+        "ends too early",
+    ),
     "arrays inside arrays": ({"fields": [field("a", ARRAY, deep(200))]}, "arrays are nested more than 4 deep"),
     "an unknown type": ({"fields": [text("a") + struct.pack("<II", 13, 0)]}, "there is no type 13 of a field"),
     "an array of an unknown type": (
-        {"fields": [text("a") + struct.pack("<IIQ", ARRAY, 99, 0)]}, "there is no type 99 of a field"),
+        {"fields": [text("a") + struct.pack("<IIQ", ARRAY, 99, 0)]},
+        "there is no type 99 of a field",
+    ),
     "a field that stands twice": ({"fields": [A, A]}, "the field general.architecture stands there twice"),
     "a key that is not UTF-8": ({"fields": [field(b"\xff", UINT32, 1)]}, "a field has a name that is none"),
     "a key that writes on the terminal": ({"fields": [field("\x1b[2J", UINT32, 1)]}, "a field has a name that is none"),
@@ -110,13 +124,20 @@ LYING = {
     "a product that overflows": ({"tensors": [tensor(dims=(2**32, 2**32))]}, "t reaches beyond its end"),
     "a product that is a multiple of 2**64": ({"tensors": [tensor(dims=(2**63, 2))]}, "t reaches beyond its end"),
     "an offset beyond the end": ({"tensors": [tensor(offset=32)], "rest": bytes(32)}, "t reaches beyond its end"),
-    "an offset that overflows": ({"tensors": [tensor(offset=2**64 - 32)], "rest": bytes(32)}, "t reaches beyond its end"),
+    "an offset that overflows": (
+        {"tensors": [tensor(offset=2**64 - 32)], "rest": bytes(32)},
+        "t reaches beyond its end",
+    ),
     "an unknown type of tensor": ({"tensors": [tensor(kind=99)], "rest": bytes(32)}, "t is stored as type 99"),
     "a type that was taken back": ({"tensors": [tensor(kind=4)], "rest": bytes(32)}, "t is stored as type 4"),
     "rows that blocks do not fill": (
-        {"tensors": [tensor(kind=8)], "rest": bytes(68)}, "t has rows of 4 numbers, and Q8_0 holds 32 at a time"),
+        {"tensors": [tensor(kind=8)], "rest": bytes(68)},
+        "t has rows of 4 numbers, and Q8_0 holds 32 at a time",
+    ),
     "a tensor that stands twice": (
-        {"tensors": [tensor(), tensor(offset=32)], "rest": bytes(64)}, "the tensor t stands there twice"),
+        {"tensors": [tensor(), tensor(offset=32)], "rest": bytes(64)},
+        "the tensor t stands there twice",
+    ),
     "tensors in one place": ({"tensors": [tensor(), tensor("u")], "rest": bytes(32)}, "u lies over t"),
     "tensors that overlap": ({"tensors": [tensor(), tensor("u", offset=16)], "rest": bytes(64)}, "u lies over t"),
     **{
@@ -127,8 +148,10 @@ LYING = {
         for kind, align in ((UINT32, 0), (UINT32, 3), (FLOAT32, 32.0), (STRING, "32"), (INT32, -8), (BOOL, True))
     },
     "an alignment beyond the file": (
-        {"fields": [field("general.alignment", UINT32, 2**31)], "tensors": [tensor()], "rest": bytes(32)}, "beyond its end"),
-}  # fmt: skip
+        {"fields": [field("general.alignment", UINT32, 2**31)], "tensors": [tensor()], "rest": bytes(32)},
+        "beyond its end",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", LYING)
@@ -201,21 +224,53 @@ def model(path, **changes):
     return file(path, [field(name, *found) for name, found in fields.items() if found is not None])
 
 
-NUMBERS = [(STRING, "8"), (STRING, b"\xff"), (ARRAY, (UINT32, [8, 8])), (ARRAY, (STRING, ["8"])), (BOOL, True), (FLOAT32, 8.0),
-           (INT32, -8), (UINT32, 0), (FLOAT64, float("nan"))]  # fmt: skip
+NUMBERS = [
+    (STRING, "8"),
+    (STRING, b"\xff"),
+    (ARRAY, (UINT32, [8, 8])),
+    (ARRAY, (STRING, ["8"])),
+    (BOOL, True),
+    (FLOAT32, 8.0),
+    (INT32, -8),
+    (UINT32, 0),
+    (FLOAT64, float("nan")),
+]
 
 
 @pytest.mark.parametrize("wrong", NUMBERS, ids=str)
-@pytest.mark.parametrize("name", ["embedding_length", "attention.head_count", "attention.head_count_kv", "block_count",
-                                  "feed_forward_length", "context_length", "vocab_size", "attention.key_length",
-                                  "rope.dimension_count", "attention.value_length"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "embedding_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "block_count",
+        "feed_forward_length",
+        "context_length",
+        "vocab_size",
+        "attention.key_length",
+        "rope.dimension_count",
+        "attention.value_length",
+    ],
+)
 def test_a_size_that_is_none_is_named(tmp_path, name, wrong):
     with pytest.raises(InputError, match=rf"m\.gguf: llama\.{name} is .+, but must be "):
         load(model(tmp_path / "m.gguf", **{f"llama.{name}": wrong}))
 
 
-@pytest.mark.parametrize("wrong", [(STRING, "1"), (ARRAY, (FLOAT32, [1.0])), (BOOL, True), (FLOAT32, float("nan")),
-                                   (FLOAT32, float("inf")), (FLOAT32, 0.0), (FLOAT32, -1.0)], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (STRING, "1"),
+        (ARRAY, (FLOAT32, [1.0])),
+        (BOOL, True),
+        (FLOAT32, float("nan")),
+        (FLOAT32, float("inf")),
+        (FLOAT32, 0.0),
+        (FLOAT32, -1.0),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["rope.freq_base", "attention.layer_norm_rms_epsilon"])
 def test_a_number_that_is_none_is_named(tmp_path, name, wrong):
     ours = {"rope.freq_base": "rope_theta", "attention.layer_norm_rms_epsilon": "rms_norm_eps"}[name]
@@ -276,7 +331,12 @@ FLOATS = (FLOAT32, [0.0] * 7)
         (SPM, "scores", (ARRAY, (FLOAT32, [0.0] * 6)), "tokenizer.ggml.scores is 6 things, and 7 numbers are needed"),
         (SPM, "scores", (ARRAY, (FLOAT32, [0.0] * 8)), "tokenizer.ggml.scores is 8 things, and 7 numbers are needed"),
         (SPM, "scores", (ARRAY, (FLOAT32, [])), "tokenizer.ggml.scores is 0 things"),
-        (SPM, "scores", (ARRAY, (FLOAT32, [0.0] * 6 + [float("nan")])), "scores holds a number that is not finite at 6"),
+        (
+            SPM,
+            "scores",
+            (ARRAY, (FLOAT32, [0.0] * 6 + [float("nan")])),
+            "scores holds a number that is not finite at 6",
+        ),
         (SPM, "scores", (ARRAY, (STRING, ["0"] * 7)), "tokenizer.ggml.scores is 7 things, and 7 numbers"),
         (SPM, "scores", (FLOAT32, 0.0), "tokenizer.ggml.scores is 0.0, and 7 numbers are needed, one a token"),
         (SPM, "token_type", (ARRAY, (INT32, [1])), "tokenizer.ggml.token_type is 1 things, and 7 numbers are needed"),
@@ -284,7 +344,12 @@ FLOATS = (FLOAT32, [0.0] * 7)
         (SPM, "token_type", (ARRAY, (BOOL, [True] * 7)), "tokenizer.ggml.token_type is 7 things, and 7 numbers"),
         (SPM, "tokens", (ARRAY, (UINT32, [1] * 7)), "tokenizer.ggml.tokens is no list of texts"),
         (SPM, "tokens", (STRING, "abc"), "tokenizer.ggml.tokens is no list of texts, and a list of texts is needed"),
-        (SPM, "tokens", (ARRAY, (STRING, [*TOKENS[:3], b"\xff\xfe", *TOKENS[4:]])), "tokens holds at 3 what is no text"),
+        (
+            SPM,
+            "tokens",
+            (ARRAY, (STRING, [*TOKENS[:3], b"\xff\xfe", *TOKENS[4:]])),
+            "tokens holds at 3 what is no text",
+        ),
         (SPM, "tokens", None, "tokenizer.ggml.tokens is not there"),
         (SPM, "bos_token_id", (UINT32, 7), "bos_token_id is 7, but the file has 7 tokens"),
         (SPM, "bos_token_id", (UINT32, 2**32 - 1), "bos_token_id is 4294967295, but the file has 7 tokens"),
@@ -298,7 +363,12 @@ FLOATS = (FLOAT32, [0.0] * 7)
         (SPM, "model", (UINT32, 1), "tokenizer.ggml.model is 1, but must be a text"),
         (SPM, "model", (ARRAY, (STRING, ["llama"])), r"tokenizer.ggml.model is \['llama'\], but must be a text"),
         (BPE, "pre", (UINT32, 1), "tokenizer.ggml.pre is 1, but must be a text"),
-        (BPE, "merges", (ARRAY, (STRING, ["a b", "ab"])), "merges holds 'ab' at 1, and two tokens with a space are needed"),
+        (
+            BPE,
+            "merges",
+            (ARRAY, (STRING, ["a b", "ab"])),
+            "merges holds 'ab' at 1, and two tokens with a space are needed",
+        ),
         (BPE, "merges", (ARRAY, (STRING, ["a "])), "tokenizer.ggml.merges holds 'a ' at 0"),
         (BPE, "merges", (ARRAY, (STRING, [""])), "tokenizer.ggml.merges holds '' at 0"),
         (BPE, "merges", (ARRAY, (STRING, ["a z"])), "merges do not fit its tokens"),
@@ -307,7 +377,7 @@ FLOATS = (FLOAT32, [0.0] * 7)
         (BPE, "merges", None, "tokenizer.ggml.merges is not there"),
         (BPE, "tokens", (ARRAY, (STRING, [])), r"eos_token_id is 0, but the file has 0 tokens|merges do not fit"),
     ],
-)  # fmt: skip
+)
 def test_what_a_tokenizers_field_holds_is_checked_before_it_is_used(tmp_path, kind, name, wrong, words):
     with pytest.raises(InputError, match=words) as told:
         load_tokenizer(tokenizer(tmp_path / "m.gguf", kind, **{name: wrong}))
@@ -316,15 +386,20 @@ def test_what_a_tokenizers_field_holds_is_checked_before_it_is_used(tmp_path, ki
 
 def test_a_template_that_is_no_text_is_told(tmp_path):
     fields = [A, *(field(*one[:1], *one[1]) for one in BPE.items()), field("tokenizer.chat_template", UINT32, 3)]
-    with pytest.raises(InputError, match="tokenizer.chat_template is 3, but must be a text"):
+    with pytest.raises(InputError, match=r"tokenizer\.chat_template is 3, but must be a text"):
         load_tokenizer(file(tmp_path / "m.gguf", fields))
 
 
 @pytest.mark.parametrize("tokens", [["x" * 9_999], ["x" * 4_000_000], ["\u2581" * 20_000, "b"]])
 def test_long_tokens_take_no_time(tmp_path, tokens):
-    """Each place where a piece of SentencePiece's can be cut is looked at: of a token of a million letters, a million."""
-    more = {"tokens": (ARRAY, (STRING, tokens)), "scores": (ARRAY, (FLOAT32, [0.0] * len(tokens))), "token_type": None,
-            "bos_token_id": None, "eos_token_id": None}  # fmt: skip
+    """Each place where a piece of SentencePiece's can be cut is looked at: of a million letters, a million."""
+    more = {
+        "tokens": (ARRAY, (STRING, tokens)),
+        "scores": (ARRAY, (FLOAT32, [0.0] * len(tokens))),
+        "token_type": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
     began = time.process_time()
     try:
         load_tokenizer(tokenizer(tmp_path / "m.gguf", SPM, **more))

@@ -350,7 +350,7 @@ def test_a_saved_model_carries_its_checksum_and_a_flipped_bit_is_told(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"model\.safetensors is not what was written \(its checksum is another\)"):
+    with pytest.raises(InputError, match=r"model\.safetensors is not what was written \(its checksum is"):
         load(tmp_path / "m")
 
 
@@ -366,7 +366,9 @@ def test_the_model_that_came_with_the_package_is_held_against_its_checksums(tmp_
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
         for read in (models.load_model, models.load_tokenizer):
-            with pytest.raises(InputError, match=rf"{name} is not what came with the package: install the package again"):
+            with pytest.raises(
+                InputError, match=rf"{name} is not what came with the package: install the package again"
+            ):
                 read("stories-2.8m")
         (folder / name).write_bytes(whole)
 

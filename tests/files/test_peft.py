@@ -375,7 +375,9 @@ def test_numbers_that_are_not_finite_are_refused_by_the_name_of_their_tensor(tmp
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "bool"])
 def test_tensors_of_whole_numbers_are_refused_by_name(tmp_path, model, dtype):
     folder = altered(GOLDEN / "peft_plain", tmp_path, lambda arrays: {k: a.astype(dtype) for k, a in arrays.items()})
-    with pytest.raises(InputError, match=r"lora_A\.weight is stored as (I8|U8|I32|I64|BOOL); supported are F64, F32, F16"):
+    with pytest.raises(
+        InputError, match=r"lora_A\.weight is stored as (I8|U8|I32|I64|BOOL); supported are F64, F32, F16"
+    ):
         load_adapter(folder, base=model[1])
 
 
@@ -409,7 +411,7 @@ def test_a_saved_adapter_carries_its_checksum_and_a_flipped_bit_is_told(tmp_path
     assert b"lora_jax_sha256" in data
     data[-1] ^= 1  # the sign or the largest bit of an exponent stays as it is: the number is one as good as before
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"adapter_model\.safetensors is not what was written \(its checksum is another\)"):
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is not what was written \(its checksum is"):
         load_adapter(tmp_path / "a", base=model[1])
 
 

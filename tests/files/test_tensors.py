@@ -1,4 +1,4 @@
-"""safetensors files: what was written is read, what was changed since is told, and what nobody could mean is refused."""
+"""safetensors files: what was written is read, what was changed since is told, what nobody could mean is refused."""
 
 import json
 import os

@@ -251,12 +251,16 @@ def test_operations_that_lie_are_one_sentence(tmp_path, data):
 
 
 def test_a_line_that_is_no_text_is_refused(tmp_path):
-    with pytest.raises(InputError, match="is not a whole gzipped pickle .*surrogates not allowed"):
+    with pytest.raises(InputError, match=r"is not a whole gzipped pickle .*surrogates not allowed"):
         read_lines(write(tmp_path / "table", table([["a", "\ud800", "c"]])))
 
 
 def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, words in ((tmp_path / "pipe", "is a pipe"), (tmp_path, "is a folder"), (tmp_path / "x", "there is no file")):
+    for path, words in (
+        (tmp_path / "pipe", "is a pipe"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "x", "there is no file"),
+    ):
         with pytest.raises(InputError, match=words):
             read_lines(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickletools
 import struct
@@ -10,8 +11,31 @@ from typing import Any
 
 from fuzzing import alter_json
 
-BOUNDARY = (0, 1, 2, 3, 7, 8, 9, 31, 32, 33, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62,
-            2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1)  # fmt: skip
+BOUNDARY = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    9,
+    31,
+    32,
+    33,
+    255,
+    256,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**32,
+    2**40,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64 - 8,
+    2**64 - 1,
+)
 
 
 def safetensors(data: bytes, rng: Random) -> bytes:
@@ -60,11 +84,40 @@ def _entry(header: bytes, rng: Random) -> bytes:
         else:
             match rng.randrange(5):
                 case 0:
-                    entry["dtype"] = rng.choice(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "I8", "I32", "I64", "U8", "BOOL",
-                                                 "F64", "F32", "F16", "BF16", "C64", "X", "I16", "U64"))  # fmt: skip
+                    entry["dtype"] = rng.choice(
+                        (
+                            "F8_E4M3",
+                            "F8_E5M2",
+                            "F8_E8M0",
+                            "F4",
+                            "I8",
+                            "I32",
+                            "I64",
+                            "U8",
+                            "BOOL",
+                            "F64",
+                            "F32",
+                            "F16",
+                            "BF16",
+                            "C64",
+                            "X",
+                            "I16",
+                            "U64",
+                        )
+                    )
                 case 1:
-                    entry["shape"] = rng.choice((entry["shape"][::-1], [], [0], [1, *entry["shape"]], [2**32, 2**32],
-                                                 [2**63, 2], [-1], [rng.choice(BOUNDARY) for _ in entry["shape"]]))  # fmt: skip
+                    entry["shape"] = rng.choice(
+                        (
+                            entry["shape"][::-1],
+                            [],
+                            [0],
+                            [1, *entry["shape"]],
+                            [2**32, 2**32],
+                            [2**63, 2],
+                            [-1],
+                            [rng.choice(BOUNDARY) for _ in entry["shape"]],
+                        )
+                    )
                 case 2:
                     entry["data_offsets"][rng.randrange(2)] = rng.choice(BOUNDARY)
                 case 3:
@@ -130,8 +183,18 @@ def gguf(data: bytes, rng: Random) -> bytes:
                 kind, values = field[2]
                 field[2] = (kind, rng.choice((values[::-1], values[:-1], [], values * 2, values[:1] * 100_000)))
             case 2 if field[1] == 9:
-                field[1:] = [9, rng.choice(((5, [1, 2, 3]), (8, [b"a b", b"c"]), (6, [float("nan")] * len(field[2][1])),
-                                            (9, [(5, [1])]), (7, [1])))]  # fmt: skip
+                field[1:] = [
+                    9,
+                    rng.choice(
+                        (
+                            (5, [1, 2, 3]),
+                            (8, [b"a b", b"c"]),
+                            (6, [float("nan")] * len(field[2][1])),
+                            (9, [(5, [1])]),
+                            (7, [1]),
+                        )
+                    ),
+                ]
             case 3:
                 fields.remove(field)
             case 4:
@@ -142,10 +205,29 @@ def gguf(data: bytes, rng: Random) -> bytes:
 
 
 OTHERS: tuple[list[Any], ...] = (
-    [4, 0], [4, 2**32 - 1], [5, -1], [6, float("nan")], [6, float("inf")], [6, 0.0], [6, -1.0], [7, 2], [8, b""],
-    [8, b"\xff\xfe"], [8, b"x" * 100_000], [9, (8, [b"a", b"b"])], [9, (4, [6, 6, 6])], [9, (5, [])], [10, 2**63],
-    [10, 2**64 - 1], [11, -1], [12, 1e300], [12, float("nan")], [0, 0], [0, 7], [9, (6, [1.0])],
-)  # fmt: skip
+    [4, 0],
+    [4, 2**32 - 1],
+    [5, -1],
+    [6, float("nan")],
+    [6, float("inf")],
+    [6, 0.0],
+    [6, -1.0],
+    [7, 2],
+    [8, b""],
+    [8, b"\xff\xfe"],
+    [8, b"x" * 100_000],
+    [9, (8, [b"a", b"b"])],
+    [9, (4, [6, 6, 6])],
+    [9, (5, [])],
+    [10, 2**63],
+    [10, 2**64 - 1],
+    [11, -1],
+    [12, 1e300],
+    [12, float("nan")],
+    [0, 0],
+    [0, 7],
+    [9, (6, [1.0])],
+)
 
 
 def deep(levels: int) -> Any:
@@ -157,7 +239,7 @@ def deep(levels: int) -> Any:
 
 
 def read_gguf(data: bytes) -> tuple[list[list[Any]], list[list[Any]], list[tuple[int, int]]]:
-    """`(fields, tensors, places)`: [key, type, value], [name, dims, type, offset], and where numbers stand and how wide."""
+    """`(fields, tensors, places)`: [key, type, value], [name, dims, type, offset], and (where, width) of numbers."""
     at, places = 4, []
 
     def number(letter: str) -> Any:
@@ -223,11 +305,9 @@ def write_gguf(fields: list[list[Any]], tensors: list[list[Any]], rest: bytes) -
 
 def pickle(data: bytes, rng: Random) -> bytes:
     """A pickle: an operation lost, doubled or exchanged for another, or one's argument overwritten."""
-    starts = []
-    try:
+    starts: list[int] = []
+    with contextlib.suppress(Exception):  # an alteration before this one broke it
         starts = [at for _, _, at in pickletools.genops(data)]
-    except Exception:  # an alteration before this one broke it
-        pass
     if len(starts) < 3:
         return data[: rng.randrange(len(data) + 1)]
     i = rng.randrange(len(starts) - 1)

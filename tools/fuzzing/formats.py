@@ -189,8 +189,7 @@ def write_all(folder: Path) -> None:
     from lora_jax.files import huggingface, peft
     from lora_jax.tuning import loop
 
-    for name in ("hf_llama", "hf_qwen2", "peft_plain", "peft_dora", "peft_ia3", "peft_prompt",
-                 "peft_patterns"):  # fmt: skip
+    for name in ("hf_llama", "hf_qwen2", "peft_plain", "peft_dora", "peft_ia3", "peft_prompt", "peft_patterns"):
         shutil.copytree(GOLDEN / name, folder / name, ignore=shutil.ignore_patterns("*.npz"))
     for name in ("smollm", "llama2", "unigram", "word_level"):
         kinds.write(folder / name, name)
@@ -335,7 +334,7 @@ def _formats() -> dict[str, Format]:
                 ("prompt", "prompt"),
                 ("patterns", "patterns"),
             )
-        ),  # fmt: skip
+        ),
         *(
             (f"adapter, {name}", f"peft_{folder}", "adapter_model.safetensors", "safetensors", adapter)
             for name, folder in (("LoRA", "plain"), ("DoRA", "dora"), ("(IA)3", "ia3"), ("prompt", "prompt"))
@@ -361,7 +360,7 @@ def _formats() -> dict[str, Format]:
                 ("rows.tsv.gz", "csv.gz"),
                 ("prose.txt.gz", "text.gz"),
             )
-        ),  # fmt: skip
+        ),
         ("stories", "data", "stories.jsonl.gz", "jsonl.gz", told),
         ("notebook handed in", "data", "answer.ipynb", "notebook", partial(handed_in, file="answer.ipynb")),
         *((f"{f} handed in", "data", f, "python", partial(handed_in, file=f)) for f in ("answer.py", "percent.py")),
