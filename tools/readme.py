@@ -230,9 +230,12 @@ def put(path: Path, **texts: str) -> str:
 def main() -> int:
     losses, tuned, samples = small_model()
     first, files = core()
+    from fuzz_page import fuzzed  # which needs this file's names
+
     wanted = {
         ROOT / "README.md": put(ROOT / "README.md", first=first, demo=demo(), files=files, family=family()),
         ROOT / "docs" / "downloads.md": put(ROOT / "docs" / "downloads.md", licences=assets.licences() + "\n"),
+        ROOT / "docs" / "guarded_files.md": put(ROOT / "docs" / "guarded_files.md", fuzzed=fuzzed()),
         ROOT / "docs" / "speed.md": put(
             ROOT / "docs" / "speed.md", step_128=step("step_128"), step_2048=step("step_2048")
         ),

@@ -8,6 +8,7 @@ L layers.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from lora_jax.errors import InputError
 from lora_jax.files.huggingface_config import biases_around
 from lora_jax.transformer import Config, Params, projection_shapes
+from lora_jax.untrusted.binary import fits_memory
 from lora_jax.weights import Biased, Weight, split_bias
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -50,10 +52,19 @@ def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 def check_config(config: Config, where: str) -> None:
     """Raise InputError where the sizes do not make a transformer."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
-            raise InputError(f"{where}: {field.name} is {value}, but must be positive.")
+    for owner in (config, config.rope_scaling):
+        for field in dataclasses.fields(owner) if owner is not None else ():
+            value = getattr(owner, field.name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < math.inf:
+                raise InputError(f"{where}: {field.name} is {value}, but must be positive and finite.")
+    if (
+        config.rope_scaling is not None
+        and not config.rope_scaling.low_freq_factor < config.rope_scaling.high_freq_factor
+    ):
+        raise InputError(
+            f"{where}: low_freq_factor is {config.rope_scaling.low_freq_factor:g}, but must be smaller than "
+            f"high_freq_factor, {config.rope_scaling.high_freq_factor:g}."
+        )
     if config.num_attention_heads % config.num_key_value_heads:
         raise InputError(
             f"{where}: {config.num_attention_heads} query heads cannot share {config.num_key_value_heads} key/value "
@@ -98,6 +109,7 @@ def assemble(config: Config, tensors: Tensors, dtype: Any = jnp.float32) -> Para
     check_tensors(config, tensors)
     dtype = jnp.dtype(dtype)
     shapes = tensor_shapes(config)
+    fits_memory(f"{tensors.where}: its weights", dtype.itemsize * sum(map(math.prod, shapes.values())))
 
     def fetch(name: str) -> np.ndarray:
         with np.errstate(over="ignore"):  # what overflows is caught below

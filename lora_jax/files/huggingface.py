@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.errors import InputError
-from lora_jax.files import atomic
+from lora_jax.files import atomic, tensors
 from lora_jax.files.assemble import Tensors, as_it_is, assemble, check_config, disassemble
 from lora_jax.files.huggingface_config import read_config, write_config
-from lora_jax.files.tensors import write
 from lora_jax.files.tokenizer import Tokenizer
 from lora_jax.transformer import Config, Params
 from lora_jax.untrusted import files, json_text
@@ -35,29 +34,24 @@ def load(name_or_folder: str | Path, dtype: Any = jnp.float32) -> tuple[Config, 
     Raises InputError in one sentence where a file is missing, damaged or malformed, where the model has an option that
     the transformer lacks, or where the tensors are not exactly the model's.
     """
-    from safetensors import SafetensorError, safe_open
-
     folder = _folder(name_or_folder, weights=True)
     config = read_config(folder / "config.json")
     check_config(config, str(folder / "config.json"))
     with ExitStack() as stack:
-        shards: dict[str, Any] = {}  # tensor -> the open file that holds it
+        shards: dict[str, tensors.Tensors] = {}  # tensor -> the open file that holds it
         for path in _weight_files(folder):
-            try:
-                shard = stack.enter_context(safe_open(path, framework="np"))
-            except (OSError, SafetensorError) as error:
-                raise InputError(f"{path} is not a readable safetensors file ({error}).") from error
-            shards |= dict.fromkeys(shard.keys(), shard)
+            shard = stack.enter_context(tensors.opened(path, word="readable"))
+            shards |= dict.fromkeys(shard.entries, shard)
         # Old checkpoints carry a table that follows from the configuration.
         shards = {name: shard for name, shard in shards.items() if not name.endswith("rotary_emb.inv_freq")}
         if config.tie_word_embeddings and "lm_head.weight" in shards:
             _check_tied(shards, folder)
-        tensors = Tensors(
+        found = Tensors(
             where=str(folder),
-            shapes={name: tuple(shard.get_slice(name).get_shape()) for name, shard in shards.items()},
-            read=lambda name: _read(shards[name], name, folder),
+            shapes={name: shard.entries[name].shape for name, shard in shards.items()},
+            read=lambda name: shards[name].read(name, FLOATING),
         )
-        return config, assemble(config, tensors, dtype)
+        return config, assemble(config, found, dtype)
 
 
 def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
@@ -73,15 +67,15 @@ def save(folder: str | Path, config: Config, params: Params, tokenizer: Tokenize
     refuses, or the folder holds other files.
     """
     config = as_it_is(config, params)
-    tensors = disassemble(config, params)
-    written = write_config(config) | {"torch_dtype": tensors["model.embed_tokens.weight"].dtype.name}
+    arrays = disassemble(config, params)
+    written = write_config(config) | {"torch_dtype": arrays["model.embed_tokens.weight"].dtype.name}
     ids = _special_ids(tokenizer, config.vocab_size)
     written |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | ids
     with atomic.writing_folder(folder) as place:
         (place / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if ids:
             (place / GENERATION).write_text(json.dumps(ids, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        write(place / WEIGHTS, tensors, {"format": "pt"})
+        tensors.write(place / WEIGHTS, arrays, {"format": "pt"})
         for name, text in (tokenizer.files() if tokenizer is not None else {}).items():
             (place / name).write_text(text, encoding="utf-8")
 
@@ -154,17 +148,11 @@ def _shards(folder: Path) -> list[str]:
     return sorted(set(found.values()))
 
 
-def _read(shard: Any, name: str, folder: Path) -> np.ndarray:
-    if (kind := shard.get_slice(name).get_dtype()) not in FLOATING:
-        raise InputError(f"{folder}: {name} is stored as {kind}; supported are {', '.join(FLOATING)}.")
-    return shard.get_tensor(name)
-
-
-def _check_tied(shards: dict[str, Any], folder: Path) -> None:
+def _check_tied(shards: dict[str, tensors.Tensors], folder: Path) -> None:
     """Drop a head that repeats the embedding, as some tied checkpoints carry; refuse one that differs."""
-    head = shards.pop("lm_head.weight").get_tensor("lm_head.weight")
+    head = shards.pop("lm_head.weight").read("lm_head.weight")
     embedding = shards.get("model.embed_tokens.weight")
-    if embedding is None or not np.array_equal(head, embedding.get_tensor("model.embed_tokens.weight")):
+    if embedding is None or not np.array_equal(head, embedding.read("model.embed_tokens.weight")):
         raise InputError(
             f"{folder}: config.json ties the head to the embedding, but lm_head.weight differs from "
             "model.embed_tokens.weight: set tie_word_embeddings to false."

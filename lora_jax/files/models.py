@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lora_jax.untrusted.json_text import shown
 
 FETCHED = {"smollm2-135m": assets.SMOLLM2}
 BESIDE = {"stories-2.8m": Path(__file__).parents[1] / "data" / "stories-2.8m"}  # part of the package (`pretraining.py`)
+SUMS = "SHA256SUMS"  # beside such a model's files, as `sha256sum` writes and checks it
 BUILT_IN = (*FETCHED, *BESIDE)
 
 
@@ -39,7 +41,7 @@ def _source(name: str | Path) -> str | Path:
     if str(name) in FETCHED:
         return assets.fetch(FETCHED[str(name)])
     if str(name) in BESIDE:
-        return BESIDE[str(name)]
+        return _unchanged(BESIDE[str(name)])
     said = shown(str(name))
     if not files.exists(name) and (_is_gguf(name) or str(name).count("/") != 1 or str(name).startswith((".", "/"))):
         raise InputError(
@@ -47,6 +49,16 @@ def _source(name: str | Path) -> str | Path:
             "and model.safetensors, or a hub id such as owner/name"
         )
     return name
+
+
+def _unchanged(folder: Path) -> Path:
+    """The folder of a model that came with the package, its files held against the checksums beside them."""
+    sums = folder / SUMS
+    for line in files.read_text(sums).splitlines() if sums.exists() else ():
+        summed, name = line.split()
+        if hashlib.sha256(files.read_bytes(folder / name)).hexdigest() != summed:
+            raise InputError(f"{folder / name} is not what came with the package: install the package again")
+    return folder
 
 
 def _is_gguf(name: str | Path) -> bool:

@@ -69,7 +69,7 @@ def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
     form, settings = peft_config.read(Path(folder) / CONFIG)
     places = {form.entry: lambda: base["embed_tokens"]} if form.entry else placement.matrices(base)
     settings = peft_config.at(settings, [_path(name) for name in places], Path(folder) / CONFIG)
-    arrays, _ = tensors.read(Path(folder) / WEIGHTS)
+    arrays, _ = tensors.read(Path(folder) / WEIGHTS, tensors.FLOATING)
     _take_copies(folder, base, arrays)
     named = {}
     for name, weight in places.items():
@@ -81,6 +81,8 @@ def load_adapter(folder: str | Path, *, base: Tree) -> tuple[Tree, Tree]:
         try:
             named[name] = form.adapter(path, found, settings)
             named[name].check(name, jax.eval_shape(weight).shape)
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(named[name])):
+                raise InputError(f"{name}: with the settings in {CONFIG}, its numbers are not finite in float32")
         except InputError as error:
             raise InputError(f"{folder}: {error}") from error
         arrays |= {own[part]: array for part, array in found.items()}

@@ -13,6 +13,7 @@ from lora_jax.errors import InputError
 from lora_jax.untrusted import files
 
 LARGEST = 500_000_000  # bytes of a file, unpacked: as text and as records it takes several times as many
+PACKS = 100  # times smaller than a hundred megabytes or more of text is made by no packer
 TABLE, PACKED, PAGE = "export it as JSON lines or CSV", "unpack it first", "save its text as a .txt file"
 
 
@@ -77,15 +78,16 @@ def unpacked(data: bytes, file: str | Path) -> bytes:
     """The bytes, gunzipped where they are gzipped. Raises InputError where that is damaged, or is more than is read."""
     if not data.startswith(b"\x1f\x8b"):
         return data
+    most = min(LARGEST, max(LARGEST // 5, PACKS * len(data)))
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as source:
-            found = source.read(LARGEST + 1)
+            found = source.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file}: not a whole gzip file ({error}): fetch or write it again") from error
     except MemoryError as error:
         raise InputError(f"{file}: unpacked it is more than memory holds: give a smaller file") from error
-    if len(found) > LARGEST:
-        raise InputError(f"{file}: unpacked it has more than {LARGEST:,} bytes, which is more than is read")
+    if len(found) > most:
+        raise InputError(f"{file}: unpacked it has more than {most:,} bytes, which is more than is read")
     return found
 
 

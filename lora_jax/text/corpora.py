@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_jax.errors import InputError
+from lora_jax.untrusted import binary
+from lora_jax.untrusted.json_text import shown
 
 POEM_LINES = 3_085_117
+TABLE_BYTES = 300_000_000  # more is not unpacked; the table has 168 million
 
 
 def read_lines(path: Path) -> list[str]:
@@ -35,8 +38,10 @@ def read_lines(path: Path) -> list[str]:
     lines: list[str] | None = None
     before: list[tuple[str, Any]] = [("", None)] * 2  # the two operations before this one, MEMOIZE and FRAME aside
     try:
-        with gzip.open(path) as file:
-            data = file.read()
+        with binary.opened(path) as source, gzip.GzipFile(fileobj=source.file) as file:  # type: ignore[arg-type]
+            data = file.read(TABLE_BYTES + 1) if source.size <= TABLE_BYTES else b""
+        if max(source.size, len(data)) > TABLE_BYTES:
+            raise InputError(f"{path} unpacks to more than {TABLE_BYTES:,} bytes: delete it and fetch it again")
         for opcode, argument, _ in pickletools.genops(data):
             name = opcode.name
             if name in ("MEMOIZE", "FRAME"):
@@ -45,6 +50,7 @@ def read_lines(path: Path) -> list[str]:
                 if name.endswith("UNICODE"):
                     lines.append(str(argument))
                     if len(lines) == shape[1]:
+                        "\n".join(lines).encode()  # half of a surrogate pair, which a pickle can hold, is no text
                         return lines
                 elif name not in ("MARK", "APPENDS", "APPEND"):
                     raise InputError(f"{path} holds {name} where line {len(lines):,} of {shape[1]:,} should stand")
@@ -53,10 +59,11 @@ def read_lines(path: Path) -> list[str]:
             elif name == "EMPTY_LIST" and before[1][0] == "NEWFALSE" and shape is not None:
                 lines = []
             before = [before[1], (name, argument)]
-    except (ValueError, EOFError, OSError, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a whole gzipped pickle ({error}): delete it and fetch it again") from error
+    except InputError:
+        raise
+    except (ValueError, EOFError, OSError, OverflowError, MemoryError, zlib.error) as error:
+        why = shown(str(error))[1:-1]
+        raise InputError(f"{path} is not a whole gzipped pickle ({why}): delete it and fetch it again") from error
     raise InputError(f"{path} holds no column of text: it is not the table of poems")
 
 

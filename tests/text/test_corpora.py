@@ -214,3 +214,53 @@ def test_the_poems_are_there_and_no_held_out_line_is_trained_on():
     assert not any(line in held_out for passage in split.train for line in passage.split("\n"))
     kept = sum(p.count("\n") + 1 for p in verse_passages(lines[:300_000])) / 300_000
     assert 0.7 < kept < 0.9
+
+
+def test_a_table_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "TABLE_BYTES", 1_000_000)
+    path = tmp_path / "table"
+    path.write_bytes(gzip.compress(bytes(100_000)) * 30)
+    with pytest.raises(InputError, match=r"table unpacks to more than 1,000,000 bytes: delete it and fetch it again$"):
+        read_lines(path)
+    path.write_bytes(gzip.compress(table([["a"]])))
+    os.truncate(path, 2**40)  # a hole of zeros, which a reader of gzip passes over one by one
+    with pytest.raises(InputError, match="unpacks to more than"):
+        read_lines(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x04I" + b"9" * 10_000 + b"\n.",  # a number that takes hours to read
+        b"\x80\x04\x8b\xff\xff\xff\x7f",  # one of two gigabytes
+        b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x",
+        b"\x80\x04\x8d" + (2**64 - 1).to_bytes(8, "little") + b"x",
+        b"\x80\x04X" + (2**32 - 1).to_bytes(4, "little") + b"x",
+        b"(" * 1_000_000,
+        b"\x80\x04" + b"]" * 1_000_000,
+        b"\x80\xff.",
+        b"V\\ud800\n.",
+        b"",
+        b".",
+    ],
+)
+def test_operations_that_lie_are_one_sentence(tmp_path, data):
+    with pytest.raises(InputError, match=r"table (is not a whole gzipped pickle|holds no column of text)") as told:
+        read_lines(write(tmp_path / "table", data))
+    assert "\n" not in str(told.value) and len(str(told.value)) < 400 + len(str(tmp_path))
+
+
+def test_a_line_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"is not a whole gzipped pickle .*surrogates not allowed"):
+        read_lines(write(tmp_path / "table", table([["a", "\ud800", "c"]])))
+
+
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (tmp_path / "pipe", "is a pipe"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "x", "there is no file"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_lines(path)
