@@ -34,7 +34,7 @@ def given(tmp_path_factory):
     return runs.given(tmp_path_factory.mktemp("given"))
 
 
-def limited(60_000_000, *words, cwd, environment):
+def limited(more, *words, cwd, environment):
     assert more <= 2_000_000_000
     command = [sys.executable, "-c", LIMITED, str(more), *map(str, words)]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
