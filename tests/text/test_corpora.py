@@ -123,6 +123,35 @@ def test_a_cut_short_text_of_poems_is_made_again(tmp_path, monkeypatch):
     assert corpora.poems() == VERSE
 
 
+CHANGES = {
+    "one letter": lambda text: text.replace(b"forest", b"forost", 1),
+    "a line's end moved": lambda text: text.replace(b"odors of", b"odors\nof", 1).replace(b"forest\n", b"forest ", 1),
+    "two lines swapped": lambda text: b"\n".join([*text.split(b"\n")[1::-1], *text.split(b"\n")[2:]]),
+    "a byte that is no UTF-8": lambda text: text[:5] + b"\xff" + text[6:],
+    "nothing at all": lambda text: b"",
+    "a zero page": lambda text: bytes(len(text)),
+    "a line more": lambda text: text + b"\nmore",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("where", ["table.txt", "table.txt.sha256"])
+def test_a_text_of_poems_that_was_damaged_is_made_anew(tmp_path, monkeypatch, change, where):
+    """With as many lines as before, too: it is checked by its sha256, and not by their number."""
+    assets = pytest.importorskip("lora_jax.files.assets")
+    source = write(tmp_path / "table", table([VERSE, ["trochaic"] * len(VERSE)]))
+    monkeypatch.setattr(assets, "fetch", lambda asset: source)
+    assert corpora.poems() == VERSE
+    damaged = CHANGES[change]((tmp_path / where).read_bytes())
+    if where == "table.txt":
+        assert damaged != (tmp_path / where).read_bytes()
+    (tmp_path / where).write_bytes(damaged)
+    assert corpora.poems() == VERSE
+    assert (tmp_path / "table.txt").read_text(encoding="utf-8").split("\n") == VERSE
+    monkeypatch.setattr(corpora, "read_lines", None)
+    assert corpora.poems() == VERSE
+
+
 def test_verse_is_told_from_prose_latin_and_indexes():
     index = ["O that the earth, or only this fair isle,", "O thou that art with me,", "Over the hills and far away,"]
     index = sorted(index + [f"{letter}ou and all of the others," for letter in "PRSTUVWY"])
