@@ -18,7 +18,8 @@ def fuzzed() -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     said = (
         f"{record['files']:,} altered files, seed {record['seed']} ({record['date']}; {record['machine']}; {versions}; "
-        f"at most {limits['seconds']:g} s of a processor and {limits['bytes'] / 2**30:g} GiB each): {bad:,} ended badly."
+        f"at most {limits['seconds']:g} s of a processor and {limits['bytes'] / 2**30:g} GiB each): {bad:,} ended "
+        "badly."
     )
     shown = [end for end in ends if end not in record["bad"] or totals[end]]
     lines = [

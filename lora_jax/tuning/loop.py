@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,17 +141,25 @@ def _save(path: str | Path, state: State, about: Mapping[str, Any]) -> None:
     checkpoints.save(path, (state.trainable, state.opt_state), {"run": dict(about), **progress})
 
 
+def _is_digest(value: Any) -> bool:
+    """Whether a value stands for something large, in hex digits that tell a person nothing."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
+
+
 def _load(path: str | Path, like: State, about: Mapping[str, Any]) -> State:
     here = json.loads(json.dumps(dict(about)))
 
     def check(found: Mapping[str, Any]) -> None:
         other = [name for name in {**here, **found["run"]} if here.get(name) != found["run"].get(name)]
         if other:
-            first, *more = other
-            too = f" ({', '.join(more)} differ{'s' if len(more) == 1 else ''}, too)" if more else ""
+            pairs = {name: (found["run"].get(name), here.get(name)) for name in other}
+            digests = [name for name, both in pairs.items() if all(map(_is_digest, both))]
+            told = [f"{name} is {pairs[name][0]!r} there and {pairs[name][1]!r} here"
+                    for name in other if name not in digests]  # fmt: skip
+            told += [f"{name} is another" for name in digests]
             raise InputError(
-                f"{path} is a checkpoint of another run: {first} is {found['run'].get(first)!r} there and "
-                f"{here.get(first)!r} here{too}; give the same settings to go on, or another place to start anew"
+                f"{path} is a checkpoint of another run: {', '.join(told)}; give the same settings to go on, or another "
+                "place to start anew"
             )
 
     (trainable, opt_state), found = checkpoints.load_run(path, (like.trainable, like.opt_state), check)
