@@ -158,8 +158,8 @@ def _load(path: str | Path, like: State, about: Mapping[str, Any]) -> State:
                     for name in other if name not in digests]  # fmt: skip
             told += [f"{name} is another" for name in digests]
             raise InputError(
-                f"{path} is a checkpoint of another run: {', '.join(told)}; give the same settings to go on, or another "
-                "place to start anew"
+                f"{path} is a checkpoint of another run: {', '.join(told)}; give the same settings to go on, or "
+                "another place to start anew"
             )
 
     (trainable, opt_state), found = checkpoints.load_run(path, (like.trainable, like.opt_state), check)
