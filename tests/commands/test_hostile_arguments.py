@@ -34,7 +34,7 @@ def test_names_of_models_adapters_and_data(name, model, capsys, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a/" + "x" * 300, "x/" * 3000])
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000])
 def test_names_for_results_are_refused_before_anything_is_trained(name, model, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.txt").write_text("The fox sat by the river. " * 200)
