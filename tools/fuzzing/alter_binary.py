@@ -66,7 +66,7 @@ def _without_seal(header: bytes) -> bytes:
     """The header as another program writes it: without our checksum."""
     try:
         found = json.loads(header)
-        found.get("__metadata__", {}).pop("sha256", None)
+        found.get("__metadata__", {}).pop("lora_jax_sha256", None)
         return json.dumps(found).encode()
     except (ValueError, AttributeError, RecursionError):
         return header
