@@ -104,7 +104,7 @@ def test_each_way_to_end_is_seen(tmp_path):
     "kind", ["json", "jsonl", "csv", "text", "template", "python", "safetensors", "gguf", "pickle"]
 )
 def test_the_same_numbers_make_the_same_alterations_of_any_bytes(kind):
-    """Whatever an alteration is given, of another kind too, it gives bytes; of text, mostly others than it was given."""
+    """Whatever an alteration is given, of another kind too, it gives bytes; of text mostly others."""
     for data in (JSON, b"", b"x", bytes(range(256)) * 9, b"GGUF" + bytes(60), b"\n" * 50, b"[" * 5000):
         changed = 0
         for seed in range(60):

@@ -155,7 +155,7 @@ def gguf(data: bytes, rng: Random) -> bytes:
         RecursionError,
     ):  # an alteration before this one broke it
         return data[: rng.randrange(len(data) + 1)]
-    if rng.random() < 0.5:
+    if not fields or rng.random() < 0.5:
         at, width = rng.choice(places if rng.random() < 0.7 else places[:60])
         value = rng.choice(BOUNDARY) % (1 << 8 * width)
         return data[:at] + value.to_bytes(width, "little") + data[at + width :]
