@@ -17,9 +17,9 @@ def model(tmp_path_factory):
 
 def said(capsys, *arguments):
     assert main([str(one) for one in arguments]) == 2
-    out, error = capsys.readouterr()
+    error = capsys.readouterr().err
     assert error.startswith("lora_jax: ") and error.endswith("\n") and error[:-1].isprintable(), error
-    assert out == "" and len(error) < 9000
+    assert len(error) < 9000
     return error
 
 
@@ -34,13 +34,12 @@ def test_names_of_models_adapters_and_data(name, model, capsys, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "name", ["x" * 300, "a/" + "x" * 300, "/dev/null", "/dev/null/a", "/proc/a"], ids=lambda name: name[:9]
-)
-def test_names_for_results(name, model, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000])
+def test_names_for_results_are_refused_before_anything_is_trained(name, model, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.txt").write_text("The fox sat by the river. " * 200)
-    said(capsys, "merge", "--model", model, "--adapter", tmp_path / "none", "--out", name)
+    assert "too long" in said(capsys, "train", "--model", model, "--data", "d.txt", "--out", name)
+    assert [path.name for path in tmp_path.iterdir()] == ["d.txt"]
 
 
 @pytest.mark.parametrize(

@@ -121,3 +121,24 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"broken"):
         fill(path, a="new")
     assert (path / "a").read_text() == "old" and names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 300, "b/" + "a" * 300, "a\0b", "\ud800", "/dev/null/a", "/proc/a/b"], ids=range(6)
+)
+def test_a_name_that_can_be_none_is_refused_in_a_sentence(name, tmp_path):
+    with pytest.raises(InputError, match="could not write"):
+        atomic.write_bytes(tmp_path / name, b"a")
+    with pytest.raises(InputError, match="could not write"), atomic.writing_folder(tmp_path / name):
+        pass
+    assert not [path for path in tmp_path.rglob("*") if path.name != "b"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "\u00e9" * 127, "\U0001f600" * 63, "a" * 230 + ".json"], ids=range(4))
+def test_the_longest_names_that_a_disk_takes_are_written(name, tmp_path):
+    atomic.write_bytes(tmp_path / name, b"a")
+    assert (tmp_path / name).read_bytes() == b"a"
+    with atomic.writing_folder(tmp_path / "in" / name) as folder:
+        (folder / "b").write_bytes(b"b")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
+    assert (tmp_path / "in" / name / "b").read_bytes() == b"b"
