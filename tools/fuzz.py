@@ -80,7 +80,7 @@ class Worker:
     def late(self) -> bool:
         starting = self.number < 0
         wall = time.monotonic() - self.began
-        return wall > 120 if starting else self.seconds() - self.spent > SECONDS or wall > WALL
+        return wall > 600 if starting else self.seconds() - self.spent > SECONDS or wall > WALL
 
     def end(self) -> None:
         """End it and what it started: its group is its own."""

@@ -16,11 +16,12 @@ def fuzzed() -> str:
     totals = {end: sum(row[end] for row in table.values()) for end in ends}
     bad = sum(totals[end] for end in record["bad"])
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    said = (
-        f"{record['files']:,} altered files, seed {record['seed']} ({record['date']}; {record['machine']}; {versions}; "
-        f"at most {limits['seconds']:g} s of a processor and {limits['bytes'] / 2**30:g} GiB each): {bad:,} ended "
-        "badly."
-    )
+    made = f"{record['date']}; {record['machine']}; {versions}"
+    each = f"{limits['seconds']:g} s of a processor and {limits['bytes'] / 2**30:g} GiB"
+    made = f"{record['date']}; {record['machine']}; {versions}"
+    each = f"{limits['seconds']:g} s of a processor and {limits['bytes'] / 2**30:g} GiB"
+    files = f"{record['files']:,} altered files, seed {record['seed']}, each with at most {each}"
+    said = f"{files} ({made}): {bad:,} ended badly."
     shown = [end for end in ends if end not in record["bad"] or totals[end]]
     lines = [
         f"| format | {' | '.join(shown)} | all else |",

@@ -66,7 +66,7 @@ def _without_seal(header: bytes) -> bytes:
     """The header as another program writes it: without our checksum."""
     try:
         found = json.loads(header)
-        found.get("__metadata__", {}).pop("sha256", None)
+        found.get("__metadata__", {}).pop("lora_jax_sha256", None)
         return json.dumps(found).encode()
     except (ValueError, AttributeError, RecursionError):
         return header
@@ -155,7 +155,7 @@ def gguf(data: bytes, rng: Random) -> bytes:
         RecursionError,
     ):  # an alteration before this one broke it
         return data[: rng.randrange(len(data) + 1)]
-    if rng.random() < 0.5:
+    if not fields or rng.random() < 0.5:
         at, width = rng.choice(places if rng.random() < 0.7 else places[:60])
         value = rng.choice(BOUNDARY) % (1 << 8 * width)
         return data[:at] + value.to_bytes(width, "little") + data[at + width :]

@@ -143,7 +143,7 @@ def sealed(path: Path) -> bool:
     with contextlib.suppress(Exception):
         data = path.read_bytes()
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return "sha256" in header.get("__metadata__", {})
+        return "lora_jax_sha256" in header.get("__metadata__", {})
     return False
 
 
