@@ -169,7 +169,7 @@ def test_a_download_that_is_killed_takes_pip_along_and_leaves_what_the_next_clea
     """`pip` is played by a program that never ends; the wheel is one of our own, and no network is asked."""
     fake = tmp_path / "fake" / "pip"
     fake.mkdir(parents=True)
-    (fake / "__main__.py").write_text("import time; print('begun', flush=True); time.sleep(600)")
+    (fake / "__main__.py").write_text("import os, time; open(os.environ['BEGUN'], 'w').close(); time.sleep(600)")
     (fake / "__init__.py").write_text("")
     (tmp_path / "my_verse-1.2-py3-none-any.whl").write_bytes(b"none")
     environment = given | {
