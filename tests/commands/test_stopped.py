@@ -172,35 +172,22 @@ def test_a_download_that_is_killed_takes_pip_along_and_leaves_what_the_next_clea
     (fake / "__main__.py").write_text("import os, time; open(os.environ['BEGUN'], 'w').close(); time.sleep(600)")
     (fake / "__init__.py").write_text("")
     (tmp_path / "my_verse-1.2-py3-none-any.whl").write_bytes(b"none")
-    environment = given | {
-        "PYTHONPATH": f"{fake.parent}:{given['PYTHONPATH']}",
-        "LORA_JAX_CACHE": str(tmp_path / "cache"),
-    }
+    begun = tmp_path / "begun"
+    environment = given | {"PYTHONPATH": f"{fake.parent}:{given['PYTHONPATH']}"}
+    environment |= {"LORA_JAX_CACHE": str(tmp_path / "cache"), "BEGUN": str(begun)}
     for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         command = ["download", str(tmp_path / "my_verse-1.2-py3-none-any.whl")]
         process = runs.start(*command, cwd=tmp_path, environment=environment, seconds=0)
         patience = time.monotonic() + 100
-        while time.monotonic() < patience and not pip_of(process.pid):
+        while time.monotonic() < patience and not begun.exists():
             time.sleep(0.02)
-        child = pip_of(process.pid)
+        begun.unlink()
         process.send_signal(how)
         _, error = end(process)
-        assert child and runs.alone(process.pid), f"pip outlived it: {error}"
+        assert runs.alone(process.pid), f"pip outlived it: {error}"
         left = sorted(os.listdir(tmp_path / "cache"))
         assert all(name.startswith(".download-") for name in left)
         assert len(left) == 1  # of the one that was killed, where it stays for a day
-
-
-def pip_of(session):
-    """The processes of the session that play pip."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        if runs._session(stat) == session and stat.parent.name != str(session):
-            try:
-                found += [stat.parent.name] if b"pip" in (stat.parent / "cmdline").read_bytes().split(b"\0") else []
-            except OSError:
-                continue
-    return found
 
 
 MOMENTS = {"train": 32, "train full": 12, "merge": 12, "save": 10, "stories": 12, "demo": 8, "download": 14}
