@@ -52,9 +52,9 @@ def reserve(out: str | Path, kind: Kind) -> Iterator[None]:
     target = Path(os.path.realpath(out))
     home = target if kind == "run" else target.parent
     lock = home / (LOCK if kind == "run" else f".{atomic.short(target.name)}.lock")
-    _check_kind(out, target, kind)
     made: list[Path] = []
     try:
+        _check_kind(out, target, kind)
         descriptor = _take(out, home, lock, made)
         try:
             _sign(descriptor)

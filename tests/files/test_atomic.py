@@ -142,3 +142,37 @@ def test_the_longest_names_that_a_disk_takes_are_written(name, tmp_path):
         (folder / "b").write_bytes(b"b")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
     assert (tmp_path / "in" / name / "b").read_bytes() == b"b"
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_between_the_two_renames_leaves_one_whole_folder(tmp_path, monkeypatch, nth, when, error):
+    """The old one is aside and the new one not there yet: an interrupt then once left nothing under the name."""
+    path = tmp_path / "out"
+    fill(path, a="old")
+    rename, calls = os.rename, []
+
+    def interrupted(source, target):
+        calls.append(target)
+        if when == "after" or len(calls) != nth:
+            rename(source, target)
+        if len(calls) == nth:
+            raise error
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(error):
+        fill(path, a="new")
+    assert (path / "a").read_text() == ("new" if (nth, when) == (2, "after") else "old")
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_does_not_fit_is_named_by_the_name_that_it_would_have_had(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = r"could not write .*/out/weights \(No space"
+    with pytest.raises(InputError, match=words) as caught, atomic.writing_folder(tmp_path / "out") as folder:
+        atomic.write_bytes(folder / "weights", b"many")
+    assert ".tmp" not in str(caught.value) and names(tmp_path) == []
