@@ -158,6 +158,7 @@ READS_JSON = {  # and why each of the others may
     "files/try_tokenizer.py": "runs in a child, on what the library wrote out",
     "tuning/loop.py": "its own writing, read back in the same breath",
     "memory/measured/device.py": "its own writing, read back in the same breath",
+    "exercises/grading/sandbox.py": "its own argument, which `isolation.py` wrote",
     "exercises/grading/cells.py": "a notebook, of which control characters are taken as Jupyter takes them",
 }
 READS_PATTERNS = {"untrusted/patterns.py", "untrusted/match_patterns.py"}
