@@ -66,11 +66,11 @@ def train(
         peft.as_files(job.trainable, job.frozen[1], base=params)
     held = f"{size(base.num_bytes(params))}{f' in {quantize}' if quantize else ''}"
     say(f"{model}: {held}; {method}: {base.count(job.trainable):,} parameters train, on {_platform()}")
-    about = {"model": model, "method": method, "options": options, "dtype": dtype, "quantize": quantize}
+    about: dict[str, Any] = {"model": model, "method": method, "options": options, "dtype": dtype}
     if rounding is not None:
         about["rounding"] = rounding
         say(f"training in {dtype}, rounding {rounding}: {optimizers.ROUNDING[rounding]}")
-    about |= {"remat": remat}
+    about |= {"quantize": quantize, "remat": remat}
     start = identity.of_model(config, job, tokenizer)
     state, table = _fit(say, job, tokenizer, packed, watch, about, start, rate=rate, seed=seed, **settings)
     if job.frozen is None:
