@@ -103,6 +103,7 @@ def pretrain(
     state, table = _fit(say, job, tokenizer, packed, [], about, start, rate=lr, seed=seed, **settings)
     result = settings["out"] / "model"
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.trainable)
+    finite.check(state.step, weights=params)  # a finite number may be too large for 16 bits
     huggingface.save(result, config, params, tokenizer)
     return _end(say, table, result, f"--model {result} {datasets.asked(read[data])}")
 
