@@ -66,12 +66,13 @@ def train(
         peft.as_files(job.trainable, job.frozen[1], base=params)
     held = f"{size(base.num_bytes(params))}{f' in {quantize}' if quantize else ''}"
     say(f"{model}: {held}; {method}: {base.count(job.trainable):,} parameters train, on {_platform()}")
-    about = {"model": model, "method": method, "options": options, "dtype": dtype, "quantize": quantize}
+    about: dict[str, Any] = {"model": model, "method": method, "options": options, "dtype": dtype}
     if rounding is not None:
         about["rounding"] = rounding
         say(f"training in {dtype}, rounding {rounding}: {optimizers.ROUNDING[rounding]}")
-    about |= {"remat": remat} | identity.of_model(config, job, tokenizer)
-    state, table = _fit(say, job, tokenizer, packed, watch, about, rate=rate, seed=seed, **settings)
+    about |= {"quantize": quantize, "remat": remat}
+    start = identity.of_model(config, job, tokenizer)
+    state, table = _fit(say, job, tokenizer, packed, watch, about, start, rate=rate, seed=seed, **settings)
     if job.frozen is None:
         result = settings["out"] / "model"
         huggingface.save(result, config, state.trainable, tokenizer)
@@ -97,10 +98,12 @@ def pretrain(
     packed = sequences.pack(say, config, tokenizer, read, length, held_out=0.1, seed=seed, settings=settings)
     job = jobs.make_job("full", config, transformer.init(jax.random.key(seed), config, std=pretraining.STD), key=None)
     say(f"a new model: {base.count(job.trainable):,} parameters, all of them random, on {_platform()}")
-    about = {"model": "new", "method": "full", "remat": False} | identity.of_model(config, job, tokenizer)
-    state, table = _fit(say, job, tokenizer, packed, [], about, rate=lr, seed=seed, **settings)
+    about = {"model": "new", "method": "full", "remat": False}
+    start = identity.of_model(config, job, tokenizer)
+    state, table = _fit(say, job, tokenizer, packed, [], about, start, rate=lr, seed=seed, **settings)
     result = settings["out"] / "model"
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.trainable)
+    finite.check(state.step, weights=params)  # a finite number may be too large for 16 bits
     huggingface.save(result, config, params, tokenizer)
     return _end(say, table, result, f"--model {result} {datasets.asked(read[data])}")
 
@@ -112,6 +115,7 @@ def _fit(
     packed: dict[str, tuple[packing.Packed, packing.Packed]],
     watch: list[str],
     about: dict[str, Any],
+    start: dict[str, Any],
     *,
     out: Path,
     rate: float,
@@ -134,7 +138,7 @@ def _fit(
     length = learned.tokens.shape[1]
     schedule = {"rate": rate, "warmup": warmup, "decay": decay, "clip_norm": clip_norm, "steps": steps}
     about |= schedule | identity.of_texts(packed) | {"seed": seed, "batch_size": batch_size, "length": length}
-    about |= {"accumulate": accumulate}
+    about |= {"accumulate": accumulate} | start  # last: where more than one thing differs, the first is named at length
     if _asks_for_time(tokenizer):
         about["time"] = tokenizer.now.isoformat()
     checkpoint = out / CHECKPOINT
