@@ -39,7 +39,8 @@ import jinja2.sandbox  # noqa: E402, F401
 import safetensors.numpy  # noqa: E402, F401
 import tokenizers  # noqa: E402, F401
 from fuzzing import worker  # noqa: E402
-from fuzzing.formats import FORMATS, ROOT, write_all  # noqa: E402
+from fuzzing.formats import FORMATS, ROOT  # noqa: E402
+from fuzzing.originals import write_all  # noqa: E402
 
 import lora_jax.commands.cli  # noqa: E402, F401
 

@@ -18,8 +18,6 @@ def fuzzed() -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     made = f"{record['date']}; {record['machine']}; {versions}"
     each = f"{limits['seconds']:g} s of a processor and {limits['bytes'] / 2**30:g} GiB"
-    made = f"{record['date']}; {record['machine']}; {versions}"
-    each = f"{limits['seconds']:g} s of a processor and {limits['bytes'] / 2**30:g} GiB"
     files = f"{record['files']:,} altered files, seed {record['seed']}, each with at most {each}"
     said = f"{files} ({made}): {bad:,} ended badly."
     shown = [end for end in ends if end not in record["bad"] or totals[end]]

@@ -34,6 +34,7 @@ DTYPES = {  # the format's name -> NumPy's
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 FLOATING = ("F64", "F32", "F16", "BF16")
 HEADER_BYTES = 16_000_000  # the headers of the largest models in use have less than a tenth of it
+LONGEST = 1000  # letters in a name
 CHECKSUM, SUMMED = "lora_jax_sha256", "about"  # fields of the metadata: the checksum, and what it is of beside tensors
 
 
@@ -163,6 +164,8 @@ def _header(file: binary.Binary) -> tuple[dict[str, Entry], dict[str, str]]:
             pass
         entries = {}
         for name, one in said.items():
+            if not name.isprintable() or len(name) > LONGEST:
+                raise ValueError(f"a tensor has the name {json_text.shown(name)}, which is none")
             start, end = one["data_offsets"]
             entry = Entry(one["dtype"], tuple(one["shape"]), 8 + count + start, end - start)
             if entry.dtype in DTYPES and math.prod(entry.shape) * DTYPES[entry.dtype].itemsize != entry.count:

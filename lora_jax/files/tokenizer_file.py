@@ -44,7 +44,7 @@ def _try(text: str, path: Path) -> None:
     except Ended as ended:
         wrong = str(ended)
     if wrong is not None:
-        raise InputError(f"{path} is not a readable tokenizer ({wrong}).")
+        raise InputError(f"{path} is not a readable tokenizer ({_line(wrong)}).")
 
 
 @contextlib.contextmanager
@@ -58,4 +58,9 @@ def told(what: str) -> Iterator[None]:
         panic = type(error).__name__ == "PanicException"
         if not panic and type(error) is not Exception and not isinstance(error, OverflowError):
             raise
-        raise InputError(f"{what} ({' '.join(str(error).split())[:300]}).") from error
+        raise InputError(f"{what} ({_line(str(error))}).") from error
+
+
+def _line(text: str) -> str:
+    """The library's words as one line: they repeat what stands in the file, signs that a terminal obeys among it."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())[:300]

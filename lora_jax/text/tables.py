@@ -216,7 +216,8 @@ def _rows(text: str, file: Path, offset: int, delimiter: str) -> Iterator[tuple[
 
 
 def _check_head(names: list[str], file: Path, line: int) -> None:
-    listed = ", ".join(repr(name) for name in names if name)
+    given = [shown(name) for name in names if name]
+    listed = ", ".join(given[:8]) + (f" and {len(given) - 8:,} more" if len(given) > 8 else "")
     if not records.known(names):
         raise InputError(f"{file}, line {line}: the first line names the columns, and here {listed}: {records.GIVE}")
     small = sorted(name.lower() for name in names if name)

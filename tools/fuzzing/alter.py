@@ -10,7 +10,7 @@ import gzip
 import re
 from random import Random
 
-from fuzzing import alter_binary, alter_json
+from fuzzing import alter_binary, alter_json, alter_safetensors
 
 NUMBERS = (
     "0",
@@ -136,7 +136,7 @@ def _once(data: bytes, kind: str, rng: Random) -> bytes:
         "notebook": alter_json.document,
         "reply": alter_json.document,
         "jsonl": alter_json.lines,
-        "safetensors": alter_binary.safetensors,
+        "safetensors": alter_safetensors.safetensors,
         "gguf": alter_binary.gguf,
         "pickle": alter_binary.pickle,
         "template": lambda data, rng: _text(data, rng, TEMPLATES),
