@@ -47,6 +47,7 @@ INTEGERS = (
     2**63,
     2**64 - 1,
 )
+LARGE, MOST = 1_000_000, 8_000_000  # bytes of a file that is altered no further, and that a file has at most
 ODD = (
     "\0",
     "\ufeff",
@@ -121,7 +122,9 @@ def alter(data: bytes, kind: str, rng: Random) -> bytes:
     """Another file, by one to three alterations."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         data = _once(data, kind, rng)
-    return data
+        if len(data) > LARGE:
+            break
+    return data[:MOST]
 
 
 def _once(data: bytes, kind: str, rng: Random) -> bytes:
@@ -223,12 +226,12 @@ def _text(data: bytes, rng: Random, words: tuple[str, ...]) -> bytes:
         case 1:
             del lines[at]
         case 2:
-            lines[at] = lines[at] * rng.choice((2, 10, 2000))
+            lines[at] = lines[at] * min(rng.choice((2, 10, 2000)), 1 + MOST // (len(lines[at]) + 1))
         case 3:
             other = rng.randrange(len(lines))
             lines[at], lines[other] = lines[other], lines[at]
         case 4:
-            lines[at:at] = [lines[at]] * rng.choice((1, 10, 1000))
+            lines[at:at] = [lines[at]] * min(rng.choice((1, 10, 1000)), 1 + MOST // (len(lines[at]) + 1))
         case 5:
             middle = rng.randrange(len(lines[at]) + 1)
             odd = rng.choice((*words, *ODD)).encode("utf-8", "surrogatepass")
