@@ -69,9 +69,6 @@ def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, st
 
     Raises InputError where a number is not finite, naming the tensor, and where the disk refuses.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     found = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     for name, array in found.items():
         if array.dtype not in NAMES:
@@ -80,13 +77,18 @@ def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, st
     written = (
         (name, NAMES[array.dtype], array.shape, (array.reshape(-1).view(np.uint8),)) for name, array in found.items()
     )
-    said = dict(metadata) | {CHECKSUM: _checksum(written, metadata)}
+    # The library writes the metadata in another order each time; a run gone on with ends in the same bytes.
+    header: dict[str, Any] = {"__metadata__": dict(metadata) | {CHECKSUM: _checksum(written, metadata)}}
+    order, end = sorted(found, key=lambda name: (-found[name].itemsize, name)), 0  # so each is aligned
+    for name in order:
+        start, end = end, end + found[name].nbytes
+        header[name] = {"dtype": NAMES[found[name].dtype], "shape": found[name].shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     with atomic.writing(path) as file:
-        try:
-            save_file(found, file.name, said)
-        except SafetensorError as error:  # it reports a full disk as its own kind of error
-            raise OSError(str(error).removeprefix("Error while serializing: ")) from error
-        atomic.sync(Path(file.name))  # the library put a file of its own under this name
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(found[name].reshape(-1).view(np.uint8).data)
 
 
 def read(path: str | Path, dtypes: Iterable[str] = DTYPES) -> tuple[dict[str, np.ndarray], dict[str, str]]:

