@@ -33,12 +33,20 @@ def looks_like(text: str) -> str | None:
     if _OBJECT.match(text) or _parses(text):
         return "json"
     for delimiter in DELIMITERS if rest.strip() and len(first) < 1000 else ():
-        names = next(csv.reader([first], delimiter=delimiter), [])
+        names = _names(first, delimiter)
         if len(names) > 1 and all(map(_NAME.fullmatch, names)) and records.known(names):
             return "cells"
     lines = [line for line in text.split("\n") if line.strip()]
     tabs = {line.count("\t") for line in lines}
     return "columns" if len(lines) > 2 and len(tabs) == 1 and tabs != {0} else None
+
+
+def _names(line: str, delimiter: str) -> list[str]:
+    """The names in a table's first line; none where it is none, since a line's end stands in it, say."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
 
 
 def _parses(text: str) -> bool:

@@ -83,6 +83,14 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path, monkeypatch):
     assert len(read_documents(tmp_path / "b.txt.gz")[0].text) == 999_900
 
 
+@pytest.mark.parametrize(
+    "first", ["a,b\rc", "prompt,completion\r", 'prompt,"a\rb",x', "a;b\rc;d", "a\tb\r\r", "a,b\0c"]
+)
+def test_prose_with_odd_line_ends_is_no_table(first, tmp_path):
+    (tmp_path / "a.md").write_bytes(f"{first}d\nIt was a fox.\n".encode())
+    assert read_documents(tmp_path / "a.md")
+
+
 BROKEN = {
     "cut": b"\x1f\x8b",
     "odd": b"\x1f\x8b\x08" + b"\xff" * 99,

@@ -126,10 +126,12 @@ def handed_in(folder: Path, file: str) -> Any:
 
     try:
         found, wrong = statements(file, (folder / file).read_bytes())
+        answer = answer_of(found, "perplexity", True)
+        return None if answer is None else ast.unparse(answer), len(wrong)
     except ValueError as error:  # what `statements` says that it raises
         raise InputError(str(error)) from error
-    answer = answer_of(found, "perplexity", True)
-    return None if answer is None else ast.unparse(answer), len(wrong)
+    except RecursionError as error:  # of `unparse` here; the runner compiles it, in C
+        raise InputError("nested too deep to be written out") from error
 
 
 def reply(folder: Path) -> Any:
