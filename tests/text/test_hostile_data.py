@@ -83,9 +83,7 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path, monkeypatch):
     assert len(read_documents(tmp_path / "b.txt.gz")[0].text) == 999_900
 
 
-@pytest.mark.parametrize(
-    "first", ["a,b\rc", "prompt,completion\r", 'prompt,"a\rb",x', "a;b\rc;d", "a\tb\r\r"]
-)
+@pytest.mark.parametrize("first", ["a,b\rc", "prompt,completion\r", 'prompt,"a\rb",x', "a;b\rc;d", "a\tb\r\r"])
 def test_prose_with_odd_line_ends_is_no_table(first, tmp_path):
     (tmp_path / "a.md").write_bytes(f"{first}d\nIt was a fox.\n".encode())
     assert read_documents(tmp_path / "a.md")
