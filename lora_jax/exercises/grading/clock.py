@@ -11,8 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-TICK, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGESIZE")
-
 
 class Clock:
     """Charges time from its making on, at each `look`."""
@@ -57,7 +55,7 @@ def _family(pid: int) -> Iterator[int]:
 def _used(pid: int) -> float:
     """Seconds of processor time, of children that have ended too."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / TICK
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _runs(pid: int) -> bool:
@@ -67,7 +65,7 @@ def _runs(pid: int) -> bool:
 
 
 def _resident(pid: int) -> int:
-    return int((_read(f"/proc/{pid}/statm").split() or "00")[1]) * PAGE
+    return int((_read(f"/proc/{pid}/statm").split() or "00")[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def _own(pid: int) -> int:

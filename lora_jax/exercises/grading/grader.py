@@ -51,13 +51,15 @@ def grade(
     began = time.monotonic()
     if not 0 < seconds < float("inf"):
         raise InputError(f"--seconds must be above 0, not {seconds:g}")
+    if not hasattr(os, "geteuid"):
+        raise InputError("submissions are run on Linux and macOS alone: on Windows use WSL")
     if importlib.util.find_spec("IPython") is None:
         raise InputError("notebooks are read with IPython, which is not here: pip install ipython")
     exercises = [one for n in notebooks for one in registry.topic(n)] if notebooks else registry.every()
     questions = [Question(exercise, exercise.draw(seed)) for exercise in exercises]
     submissions = find(folder)
     namespaces = isolation.has_namespaces()
-    if not namespaces and not as_root and getattr(os, "geteuid", lambda: 1)() == 0:
+    if not namespaces and not as_root and os.geteuid() == 0:
         raise InputError(
             "this machine cannot shut a submission in, and as root it could delete every file: run the grader as "
             "another user, or give --as-root on a machine that you can lose"

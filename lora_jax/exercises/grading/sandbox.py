@@ -11,6 +11,7 @@ which is there before anything else is. The kernel's own pages describe the step
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -54,7 +55,8 @@ def main(spec: dict[str, Any]) -> int:
 def without_a_root(spec: dict[str, Any]) -> int:
     """The command as a child, never this process: one that kills its parent kills only what is its own."""
     for name, most in spec["limits"].items():
-        limit(getattr(resource, name), most)
+        with contextlib.suppress(OSError, ValueError):  # macOS has not all of them
+            limit(getattr(resource, name), most)
     return subprocess.run(spec["command"], env=spec["environment"], cwd=spec["work"], check=False).returncode & 0xFF
 
 
