@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         return _refuse(said)
     except KeyboardInterrupt:
-        return _refuse(ends.STOPPED, 130)
+        return _refuse(ends.stopped(name), 130)
     except ends.Terminated:
-        return _refuse(ends.STOPPED, 143)
+        return _refuse(ends.stopped(name), 143)
     except Exception as error:
         if (sentence := ends.out_of_memory(error, name)) is None:
             raise

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPED = "stopped; the last checkpoint, if there is one, is whole"
+CHECKPOINT = "the last checkpoint, if there is one, is whole"
+WHOLE = {  # what a stopped command leaves
+    "train": CHECKPOINT,
+    "pretrain": CHECKPOINT,
+    "demo": CHECKPOINT,
+    "grade": "the table, if there is one, holds what was marked until then",
+}
 LESS = {  # what takes less memory, by command
     "train": "give a smaller --batch-size or --length, --remat, --accumulate or --quantize nf4; `plan` says what a "
     "step needs",
@@ -22,6 +28,11 @@ LESS = {  # what takes less memory, by command
 }
 ELSE = "end other programs, or take a machine with more memory"
 NO_ROOM = ("RESOURCE_EXHAUSTED", "out of memory", "bad_alloc", "cannot allocate memory", "unable to allocate")
+
+
+def stopped(command: str) -> str:
+    """The sentence for a command that was stopped."""
+    return f"stopped; {WHOLE.get(command, 'what was there before is as it was')}"
 
 
 class Terminated(BaseException):
