@@ -17,7 +17,8 @@ import numpy as np
 """
 RIGHT = "return x @ w + alpha / a.shape[1] * (x @ a) @ b"
 SHUT_IN = """
-if os.getcwd() != "/submission" or os.path.exists("/tmp") or os.path.exists("/sys") or os.getuid() != 1000:
+alone = os.getpid() < 1000 and os.getuid() == 1000 and os.path.ismount("/submission") and not os.access("/", os.W_OK)
+if not alone or os.getcwd() != "/submission" or os.path.exists("/sys") or len(os.listdir("/dev")) != 5:
     raise SystemExit("it is not shut in, and does nothing")
 """
 LIBC = "libc = ctypes.CDLL(None, use_errno=True)\n"
