@@ -142,7 +142,9 @@ def _save(path: str | Path, state: State, about: Mapping[str, Any]) -> None:
 
 
 def _is_digest(value: Any) -> bool:
-    """Whether a value stands for something large, in hex digits that tell a person nothing."""
+    """Whether a value stands for something large, or for several, in hex digits that tell a person nothing."""
+    if isinstance(value, dict):
+        return all(map(_is_digest, value.values()))
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
 
 
