@@ -64,10 +64,15 @@ class Worker:
         self.process.start()
         theirs.close()
         self.scratch, self.number, self.done, self.began, self.spent = scratch, -1, 0, time.monotonic(), 0.0
+        self.making = False
 
     def give(self, number: int) -> None:
-        self.number, self.began, self.spent = number, time.monotonic(), self.seconds()
+        self.number, self.making, self.began = number, True, time.monotonic()
         self.connection.send(number)
+
+    def begin(self) -> None:
+        """The file is made, and is read from now on."""
+        self.making, self.began, self.spent = False, time.monotonic(), self.seconds()
 
     def seconds(self) -> float:
         """Of a processor, until now."""
@@ -79,7 +84,7 @@ class Worker:
 
     @property
     def late(self) -> bool:
-        starting = self.number < 0
+        starting = self.number < 0 or self.making
         wall = time.monotonic() - self.began
         return wall > 600 if starting else self.seconds() - self.spent > SECONDS or wall > WALL
 
@@ -119,6 +124,9 @@ def fuzz(
             try:
                 while one.connection.poll():
                     answer = one.connection.recv()
+                    if answer == worker.MADE:  # what counts is the time to read it
+                        one.begin()
+                        continue
                     if answer is not None:
                         found[answer[0]] = answer[1:]
                     elif one.number >= 0:

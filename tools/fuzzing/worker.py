@@ -33,6 +33,9 @@ HANDED_IN = (
 PLACES = ("fifo", "folder", "zeros", "nothing", "link to itself", "link to nowhere", "a terabyte")
 
 
+MADE = "made"  # what a worker says when the altered file is there
+
+
 def plan(seed: int, number: int) -> tuple[Format, Random]:
     """The format and the random numbers of one file."""
     formats = [*FORMATS.values()]
@@ -90,6 +93,7 @@ def run(connection: Any, seed: int, originals: Path, scratch: Path, quiet: bool)
         except Exception:
             connection.send((number, "fuzzer", traceback.format_exc()))
             continue
+        connection.send(MADE)
         outcome, said = judged(form, scratch / form.folder, right[form.name])
         restore(path, originals / form.folder / form.file)
         connection.send((number, outcome, said.replace(str(scratch), "")[:4000]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import getopt
+import re
 from typing import Any
 
 from lora_jax.exercises.grading.names import Aside, settled
@@ -27,8 +28,9 @@ AUTOMAGIC = frozenset({
     "cat", "cd", "conda", "cp", "env", "history", "load_ext", "ls", "matplotlib", "mkdir", "mv", "pip", "prun", "pwd",
     "reload_ext", "rm", "run", "set_env", "time", "timeit", "uv", "who", "whos",
 })  # fmt: skip
-# Characters of a cell that IPython may read: for each magic in it, it reads the whole again.
-MAX_SOURCE = 50_000
+# Characters of a cell that IPython may read, and in all: for each magic in it, it reads the whole again.
+MAX_SOURCE, MAX_READ = 50_000, 1_000_000
+ITS_OWN = re.compile(r"^[ \t]*[%!?]|=[ \t]*[%!]|\?[ \t]*$", re.MULTILINE)
 PYLAB = "import numpy as np\nimport matplotlib.pyplot as plt\nfrom numpy import *"
 
 
@@ -63,6 +65,8 @@ def _tree(source: str) -> list[ast.stmt]:
 def _transformed(source: str) -> str:
     if len(source) > MAX_SOURCE:
         raise ValueError(f"IPython does not read more than {MAX_SOURCE:,} characters, and it is not plain Python")
+    if (lines := len(ITS_OWN.findall(source))) * len(source) > MAX_READ and lines > 1:
+        raise ValueError(f"{lines} lines that only IPython reads are too many in {len(source):,} characters")
     from IPython.core.inputtransformer2 import TransformerManager
 
     try:
