@@ -62,7 +62,7 @@ REFUSED = {
     # What is no JSON.
     "": "not readable JSON (line 1,",
     "{": "not readable JSON (line 1,",
-    "[1,\n2,\n]": "not readable JSON (line 3,",
+    "[1,\n2,\n]": "not readable JSON (line ",  # Python 3.13 names the comma, and those before it the bracket
     '{"a": 1}\n{"a": 2}': "not readable JSON (line 2,",
     "{'a': 1}": "not readable JSON",
     '"a\nb"': "not readable JSON",
