@@ -61,15 +61,9 @@ class Binary:
 @contextmanager
 def opened(path: str | Path) -> Iterator[Binary]:
     """A file to read pieces of. Raises InputError where there is none, or it is a folder, a pipe or a device."""
-    try:
+    with files.told(path):
         files.check(path, os.stat(path).st_mode)
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except OSError as error:
-        raise InputError(f"could not read {path} ({error.strerror or error}): give a file that may be read") from error
-    except ValueError as error:  # a name with a NUL, or with letters that the system has no bytes for
-        raise InputError(f"{str(path)!r} is no name of a file ({error})") from error
     with open(descriptor, "rb", buffering=0) as file:
         found = os.fstat(descriptor)
         files.check(path, found.st_mode)  # it may be another one by now

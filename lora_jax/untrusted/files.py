@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lora_jax.errors import InputError
@@ -23,7 +25,7 @@ def read_bytes(path: str | Path, limit: int = FILE_BYTES) -> bytes:
 
     What is no file is never opened: a pipe would wait for ever, and to open a device may do something.
     """
-    try:
+    with told(path):
         check(path, os.stat(path).st_mode)
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
             found = os.fstat(file.fileno())
@@ -33,6 +35,14 @@ def read_bytes(path: str | Path, limit: int = FILE_BYTES) -> bytes:
                 data += file.read(limit + 1 - len(data)) if len(data) > found.st_size else b""
                 if len(data) <= limit:
                     return data
+    raise InputError(f"{path} has {size(path)}, more than the {limit:,} that are read: give a smaller file")
+
+
+@contextmanager
+def told(path: str | Path) -> Iterator[None]:
+    """Whatever the system says against opening or reading a file, as an InputError."""
+    try:
+        yield
     except InputError:
         raise
     except FileNotFoundError:
@@ -43,7 +53,6 @@ def read_bytes(path: str | Path, limit: int = FILE_BYTES) -> bytes:
         raise InputError(f"{str(path)!r} is no name of a file ({error})") from error
     except MemoryError as error:
         raise InputError(f"{path} has {size(path)}, and memory does not suffice: give a smaller file") from error
-    raise InputError(f"{path} has {size(path)}, more than the {limit:,} that are read: give a smaller file")
 
 
 def read_text(path: str | Path, limit: int = FILE_BYTES) -> str:
